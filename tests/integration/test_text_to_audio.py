@@ -201,6 +201,16 @@ def test_run_writes_audio(parent: Path, tmp_path: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.wide
+@pytest.mark.parametrize("name", ["speecht5", "musicgen"])
+def test_bench(name: str, parent: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, checkpoint = {"speecht5": speecht5, "musicgen": musicgen}[name](parent)
+    few = ["--prompt-tokens", "9", "--new-tokens", "2", "--batch", "2"]
+    assert main(["bench", str(export_of(checkpoint)), *few, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["decode_tokens_per_second"] > 0
+    assert 0 < found["session_share"] < 1
+
+
 def test_musicgen_generates_stereo(parent: Path) -> None:
     model, checkpoint = musicgen(parent, channels=2)
     loaded: Any = onnxport.load(export_of(checkpoint))

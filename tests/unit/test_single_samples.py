@@ -63,5 +63,5 @@ def test_shorter_results_are_padded_if_there_is_a_mask(tmp_path: Path) -> None:
 
 
 def test_results_of_different_sizes_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match=r"one sample at a time.*indices differ \(\[1\], \[3\]\)"):
+    with pytest.raises(OptionError, match=r"batches of 1, and their shapes of indices differ \(\[1\], \[3\]\)"):
         run(graph(tmp_path, mask=False), [-1, -1, 1], [1, 2, 2])

@@ -36,7 +36,8 @@ def question_answering(directory: Directory, request: RunRequest) -> RunResult:
     for row, context in enumerate(request.texts):
         ids = feed["input_ids"][row]
         in_context = _context_mask(tokenizer, request.question, context, ids)
-        span = _best_span(outputs["start_logits"][row], outputs["end_logits"][row], in_context)
+        logits = np.stack([outputs["start_logits"][row], outputs["end_logits"][row]]).astype(np.float32)
+        span = _best_span(logits, in_context, in_context | (ids == tokenizer.cls_token_id))
         span["answer"] = tokenizer.decode(ids[span["start"] : span["end"] + 1]).strip()
         values.append(span)
     return RunResult([f"{value['answer']}  ({value['score']:.3f})" for value in values], values)
@@ -67,12 +68,16 @@ def _context_mask(
     return mask
 
 
-def _best_span(start: NDArray[Any], end: NDArray[Any], allowed: NDArray[np.bool_]) -> dict[str, Any]:
-    scores = (
-        softmax(start.astype(np.float32))[:, None]
-        * softmax(end.astype(np.float32))[None, :]
-        * (allowed[:, None] & allowed[None, :])
-    )
+def _best_span(logits: NDArray[Any], allowed: NDArray[np.bool_], counted: NDArray[np.bool_]) -> dict[str, Any]:
+    """Return the most probable span, as the pipeline of Transformers 4.37 does.
+
+    Args:
+        logits: of the first and the last token, [2, length].
+        allowed: tokens that the answer may have, [length].
+        counted: tokens whose probabilities add up to 1, [length]: of the context, and the first, for no answer.
+    """
+    start, end = softmax(np.where(counted, logits, np.finfo(np.float32).min)) * allowed
+    scores = start[:, None] * end[None, :]
     spans = np.triu(scores) - np.triu(scores, _MAX_ANSWER_TOKENS)
     first, last = np.unravel_index(spans.argmax(), spans.shape)
     return {"start": int(first), "end": int(last), "score": float(spans[first, last])}

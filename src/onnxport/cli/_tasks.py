@@ -117,7 +117,15 @@ def _feature_extraction(directory: Directory, request: RunRequest) -> RunResult:
     states = [np.asarray(pipe(text, truncation=True)[0]) for text in request.texts]
     if states[0].ndim != 2:  # the first output has no hidden state for each token
         return _run_with_preprocessors(directory, request)
-    return _embeddings("mean of last_hidden_state", np.stack([hidden.mean(axis=0) for hidden in states]))
+    texts = zip(states, request.texts, strict=True)
+    vectors = [_without_padding(hidden, pipe.tokenizer(text, truncation=True)).mean(axis=0) for hidden, text in texts]
+    return _embeddings("mean of last_hidden_state", np.stack(vectors))
+
+
+def _without_padding(hidden: NDArray[Any], encoded: Mapping[str, Any]) -> NDArray[Any]:
+    """Return the hidden states of tokens, [tokens, size]: a graph with a fixed number of tokens takes padding, too."""
+    mask = np.asarray(encoded.get("attention_mask", ()), dtype=bool)
+    return hidden[mask] if len(mask) == len(hidden) else hidden  # CANINE, Funnel: other numbers of hidden states
 
 
 def _sentence_similarity(directory: Directory, request: RunRequest) -> RunResult:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxport.description.axes import LOGITS_TO_KEEP
 from onnxport.errors import UnsupportedError
 from onnxport.runtime.decoder import Decoder, DecoderCache
 from onnxport.runtime.directory import Directory
@@ -100,29 +102,32 @@ def _measure_generation(directory: Directory, workload: Workload, load_seconds: 
     decoder = Decoder(merged or directory.graph("model"))
     encoder_outputs: dict[str, Any] = {}
     prompt_tokens = workload.prompt_tokens
-    if merged is not None and directory.has("encoder_model"):
-        encoder = directory.graph("encoder_model")
+    name = next((name for name in ("encoder_model", "text_encoder") if directory.has(name)), "")
+    if merged is not None and name:
+        encoder = directory.graph(name)
         encoder_outputs = encode_for_decoder(
             encoder, _synthetic_inputs(encoder, workload, _image_size(directory)), merged
         )
         prompt_tokens = 1
     takes_embeds = "inputs_embeds" in decoder.graph.inputs
 
-    def step(token_ids: NDArray[Any], cache: DecoderCache) -> None:
-        feed = embed_and_merge(directory, token_ids, ()) if takes_embeds else {"input_ids": token_ids}
+    def step(count: int, cache: DecoderCache) -> None:
+        if takes_embeds:
+            feed = embed_and_merge(directory, np.ones((workload.batch_size, count), dtype=np.int64), ())
+        else:  # tokens, codes or a spectrogram
+            feed = _synthetic_inputs(decoder.graph, replace(workload, prompt_tokens=count), {})
         decoder.step({**feed, **encoder_outputs}, cache)
 
-    prompt = np.ones((workload.batch_size, prompt_tokens), dtype=np.int64)
     for _ in range(2):  # the first pass is the warm-up
         cache = decoder.empty_cache(workload.batch_size)
-        prefill = _seconds(lambda: step(prompt, cache))  # noqa: B023
+        prefill = _seconds(lambda: step(prompt_tokens, cache))  # noqa: B023
         steps, in_sessions = [], []
         for count in range(1, workload.new_tokens + 1):
             before = session_seconds(directory)
             if decoder.has_cache:
-                steps.append(_seconds(lambda: step(prompt[:, :1], cache)))  # noqa: B023
+                steps.append(_seconds(lambda: step(1, cache)))  # noqa: B023
             else:  # the whole sequence is recomputed in every step
-                whole = np.ones((workload.batch_size, prompt_tokens + count), dtype=np.int64)
+                whole = prompt_tokens + count
                 steps.append(_seconds(lambda: step(whole, decoder.empty_cache(workload.batch_size))))  # noqa: B023
             in_sessions.append(session_seconds(directory) - before)
     latency_ms = _percentiles(steps)
@@ -151,12 +156,14 @@ def _synthetic_inputs(graph: Graph, workload: Workload, image_size: Mapping[str,
     sizes = {**_AXIS_SIZES, **image_size}
     inputs: dict[str, NDArray[Any]] = {}
     for name, spec in graph.inputs.items():
-        if "." in name or "mask" in name or name in ("position_ids", "token_type_ids"):
+        if "." in name or "mask" in name or name in ("position_ids", "token_type_ids", LOGITS_TO_KEEP):
             continue
         shape = []
         for axis in spec.axes:
             size = axis if isinstance(axis, int) else sizes.get(axis, workload.prompt_tokens)
-            shape.append(workload.batch_size if isinstance(axis, str) and "batch" in axis else size)
+            multiple = re.match(r"(\d+)\*batch", str(axis))  # a sequence for each codebook
+            batch = workload.batch_size * (int(multiple[1]) if multiple else 1)
+            shape.append(batch if isinstance(axis, str) and "batch" in axis else size)
         integer = np.dtype(spec.dtype).kind in "iub"
         inputs[name] = np.ones(shape, spec.dtype) if integer else np.full(shape, 0.1, spec.dtype)
     if not inputs:

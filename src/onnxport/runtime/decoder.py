@@ -195,7 +195,7 @@ class Decoder:
         Raises:
             MissingInputError: there are none.
         """
-        for name in ("input_ids", "inputs_embeds"):
+        for name in ("input_ids", "inputs_embeds", "output_sequence"):  # the last of SpeechT5: frames
             if name in feed:
                 return int(np.shape(feed[name])[1])
         raise MissingInputError(

@@ -16,6 +16,7 @@ from onnxport.bundles.manifest import open_manifest
 from onnxport.checkpoint.json_files import read_json_object
 from onnxport.checkpoint.typed_values import typed
 from onnxport.containment import inside
+from onnxport.description.axes import is_cached
 from onnxport.description.encoder_outputs import Interface, Modality, modalities_of
 from onnxport.description.lengths import positions_in
 from onnxport.description.positions import INPUT_IDS
@@ -78,6 +79,22 @@ class Directory:
     def input_names(self) -> frozenset[str]:
         """Names of the inputs of all graphs."""
         return frozenset(value.name for item in self.manifest.components for value in item.inputs)
+
+    def axes_of(self, name: str) -> tuple[int | str, ...]:
+        """Return the axes of an input, of the first graph that has it; none if no graph has it."""
+        found = (value.axes for item in self.manifest.components for value in item.inputs if value.name == name)
+        return next(found, ())
+
+    def fixed_length(self, name: str) -> int | None:
+        """Return the size of an input's last axis, a number of tokens or samples.
+
+        None if it is dynamic, no graph takes the input, or a graph with a cache does: it takes some tokens at a time.
+        """
+        found = next((item for item in self.manifest.components if name in [one.name for one in item.inputs]), None)
+        if found is None or any(is_cached(one.name) for one in found.inputs):
+            return None
+        size = self.axes_of(name)[-1]
+        return size if isinstance(size, int) else None
 
     def has(self, component: str) -> bool:
         """Return whether the directory has a component of this name."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,9 +160,9 @@ class Graph:
         if LOGITS_TO_KEEP in self.inputs and LOGITS_TO_KEEP not in feed:
             feed = {**feed, LOGITS_TO_KEEP: np.zeros((), np.int64)}
         self._check_sizes(feed)
-        batch = self._batch_of_single(feed)
+        batch = self._batch_of_other_size(feed)
         if batch is not None:
-            return self._run_each(feed, batch, outputs)
+            return self._run_in_parts(feed, batch, outputs)
         self._check_fixed_sizes(feed)
         missing = [name for name in self.inputs if name not in feed]
         if missing:
@@ -187,31 +188,42 @@ class Graph:
         self.seconds += time.perf_counter() - start
         return dict(zip(names, binding.get_outputs(), strict=True))
 
-    def _batch_of_single(self, feed: Feed) -> int | None:
-        """Return the batch size of a feed if the graph computes one sample at a time, and the feed has more."""
-        if any(spec.axes[:1] != (1,) for spec in self.inputs.values()):
+    @cached_property
+    def _fixed_batch(self) -> int | None:
+        """The batch size that the first axis of all inputs has; None if it is dynamic."""
+        sizes = {next(iter(spec.axes), None) for spec in self.inputs.values()}
+        size = sizes.pop() if len(sizes) == 1 else None
+        return size if isinstance(size, int) and size else None
+
+    def _batch_of_other_size(self, feed: Feed) -> int | None:
+        """Return the batch size of a feed if the graph computes batches of another size."""
+        if self._fixed_batch is None:
             return None
         arrays = [feed[name] for name in self.inputs if name in feed]
-        sizes = {value.shape[0] if isinstance(value, np.ndarray) and value.ndim else 1 for value in arrays}
-        return sizes.pop() if len(sizes) == 1 and sizes != {1} else None
+        sizes = {value.shape[0] if isinstance(value, np.ndarray) and value.ndim else None for value in arrays}
+        return sizes.pop() if len(sizes) == 1 and sizes.isdisjoint({None, 0, self._fixed_batch}) else None
 
-    def _run_each(self, feed: Feed, batch: int, outputs: Collection[str] | None) -> dict[str, onnxruntime.OrtValue]:
-        """Run the graph for each sample, and concatenate its outputs, padded with zeros if one of them is a mask."""
+    def _run_in_parts(self, feed: Feed, batch: int, outputs: Collection[str] | None) -> dict[str, onnxruntime.OrtValue]:
+        """Run the graph for some samples at a time, and concatenate its outputs, padded with zeros if one is a mask.
+
+        The last sample is repeated where samples are lacking.
+        """
+        size = self._fixed_batch or 1
+        rows = np.minimum(np.arange(-(-batch // size) * size), batch - 1).reshape(-1, size)
         given = {name: np.asarray(feed[name]) for name in self.inputs if name in feed}
-        samples = ({name: value[index : index + 1] for name, value in given.items()} for index in range(batch))
-        results = [self.run(sample, outputs) for sample in samples]
+        results = [self.run({name: value[part] for name, value in given.items()}, outputs) for part in rows]
         arrays = {name: [to_array(result[name]) for result in results] for name in results[0]}
         for name, values in arrays.items():
             shapes = [value.shape[1:] for value in values]
             if len(set(shapes)) > 1 and "mask" not in arrays:
                 raise OptionError(
-                    f"{self.file.name} computes one sample at a time, and the shapes of {name} differ "
-                    f"({', '.join(str(list(shape)) for shape in shapes)}): pass the samples one by one"
+                    f"{self.file.name} computes batches of {size}, and their shapes of {name} differ "
+                    f"({', '.join(str(list(shape)) for shape in shapes)}): pass {size} at a time"
                 )
             largest = np.max(shapes, axis=0)
             padding = [[(0, 0), *((0, most - size) for most, size in zip(largest, s, strict=True))] for s in shapes]
             arrays[name] = [np.pad(value, pad) for value, pad in zip(values, padding, strict=True)]
-        return {name: _owned_value(np.concatenate(values)) for name, values in arrays.items()}
+        return {name: _owned_value(np.concatenate(values)[:batch]) for name, values in arrays.items()}
 
     def _check_sizes(self, feed: Feed) -> None:
         for name, spec in self.inputs.items() if self._max_sizes else ():
@@ -233,8 +245,9 @@ class Graph:
             fits = [not isinstance(axis, int) or axis == size for axis, size in zip(spec.axes, shape, strict=False)]
             if len(shape) != len(spec.axes) or not all(fits):
                 raise OptionError(
-                    f"{name} is {list(shape)}, and {self.file.name} takes [{', '.join(map(str, spec.axes))}]: pad, cut "
-                    "or resize it, or export the model with another size"
+                    f"{name} is {list(shape)}, and {self.file.name} takes [{', '.join(map(str, spec.axes))}]: pad "
+                    "(as onnxport.pipeline does; a tokenizer with padding='max_length', max_length=…), cut or resize "
+                    "it, or export the model with another size"
                 )
 
     def _run_error(self, feed: Feed, error: Exception) -> OptionError:
@@ -291,16 +304,16 @@ def _owned_value(array: NDArray[Any]) -> onnxruntime.OrtValue:
 def missing_shapes(specs: Mapping[str, TensorSpec], feed: Mapping[str, NDArray[Any]]) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the inputs that a feed lacks; -1 for an axis whose size no input of the feed has.
 
-    Their batch size is the feed's, also of a graph that computes one sample at a time.
+    Their batch size is the feed's, also of a graph with a fixed batch size.
     """
     sizes: dict[int | str, int] = {
         axis: size for name in feed for axis, size in zip(specs[name].axes, feed[name].shape, strict=False)
     }
-    batch = next((feed[name].shape[0] for name in feed if specs[name].axes[:1] == (1,)), 1)
+    batches = {specs[name].axes[0]: feed[name].shape[0] for name in feed if specs[name].axes and feed[name].ndim}
 
     def size_of(position: int, axis: int | str) -> int:
         if isinstance(axis, int):
-            return batch if (position, axis) == (0, 1) else axis
+            return axis if position else batches.get(axis, axis)
         return sizes.get(axis, -1)
 
     return {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +21,7 @@ from onnxport.description.image_processing import IMAGES, PIXEL_VALUES
 from onnxport.description.tasks import PAST_SUFFIX, SENTENCE_SIMILARITY, canonical_task
 from onnxport.errors import CheckpointNotFoundError, OptionError, UnsupportedError
 from onnxport.loading.preprocessors import UnreadablePreprocessorError, check_audio_tokenizer, read_preprocessor
+from onnxport.runtime.fixed_sizes import at_fixed_sizes
 from onnxport.runtime.models import OnnxModel
 from onnxport.runtime.raw_images import raw_images
 from onnxport.runtime.speech import vocode
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from transformers.utils import ModelOutput
 
     from onnxport.description.tasks import Task
+    from onnxport.runtime.directory import Directory
 
 _LAYOUTLMV3 = "LayoutLMv3ForQuestionAnswering"
 _PREPROCESSORS = {
@@ -191,7 +192,7 @@ def pipelines_for(exported: Task) -> list[str]:
 def _preprocessor(name: str, task: str, model: OnnxModel, *, required: bool) -> Any:
     """Load a preprocessor; None if the directory has none and the pipeline doesn't require it."""
     path = model.directory.path
-    loaded, reason = load_preprocessor(_PREPROCESSORS[name], path)
+    loaded, reason = load_preprocessor(_PREPROCESSORS[name], model.directory)
     if loaded is None and required:
         raise CheckpointNotFoundError(
             f"{path} has no {name.replace('_', ' ')}, which a pipeline for {task} needs ({reason}); "
@@ -200,12 +201,12 @@ def _preprocessor(name: str, task: str, model: OnnxModel, *, required: bool) -> 
     return loaded
 
 
-def load_preprocessor(auto_class: str, path: Path) -> tuple[Any, str]:
-    """Load a preprocessor from an exported directory; code in the directory never runs.
+def load_preprocessor(auto_class: str, directory: Directory) -> tuple[Any, str]:
+    """Load a preprocessor from an exported directory, for the sizes that the graphs fix; code in it never runs.
 
     Args:
         auto_class: name of the Auto class that loads it.
-        path: the directory.
+        directory: the exported directory.
 
     Returns:
         The preprocessor, or None and the reason why it can't be loaded.
@@ -213,6 +214,7 @@ def load_preprocessor(auto_class: str, path: Path) -> tuple[Any, str]:
     Raises:
         CorruptCheckpointError: an audio tokenizer outside of the directory is named.
     """
+    path = directory.path
     check_audio_tokenizer(path)
     try:
         loaded = read_preprocessor(path, auto_class)
@@ -224,7 +226,7 @@ def load_preprocessor(auto_class: str, path: Path) -> tuple[Any, str]:
     names = sorted(set((getattr(loaded, "vocab_files_names", None) or {}).values()))
     if names and not any((path / name).is_file() for name in names):
         return None, f"no {' or '.join(names)}"
-    return loaded, ""
+    return at_fixed_sizes(loaded, directory), ""
 
 
 def _with_class_name(model: OnnxModel) -> OnnxModel:

@@ -37,9 +37,9 @@ def load_required(auto_class: str, directory: Directory) -> Any:
     Raises:
         CheckpointNotFoundError: the directory has none that the Auto class loads.
     """
-    loaded, reason = load_preprocessor(auto_class, directory.path)
+    loaded, reason = load_preprocessor(auto_class, directory)
     if loaded is None:
-        loaded = getattr(load_preprocessor("AutoProcessor", directory.path)[0], _PARTS[auto_class], None)
+        loaded = getattr(load_preprocessor("AutoProcessor", directory)[0], _PARTS[auto_class], None)
     if loaded is None:
         raise CheckpointNotFoundError(
             f"{directory.path} has no files that {auto_class} loads ({reason}); save those of the checkpoint in it"
@@ -72,7 +72,7 @@ class PromptEncoder:
 
     @cached_property
     def _loaded(self) -> tuple[Any, str]:
-        return load_preprocessor("AutoProcessor", self._directory.path)
+        return load_preprocessor("AutoProcessor", self._directory)
 
     @property
     def processor(self) -> Any:

@@ -45,6 +45,7 @@ class DirectoryTokenizer:
             self._tokenizer = Tokenizer.from_file(str(file))
         self._tokenizer.no_padding()  # `pad` does it
         self._directory = directory
+        self._fixed_length = directory.fixed_length("input_ids")
         self._config = directory.read("tokenizer_config.json")
         self._chat_template = self._find_chat_template()
 
@@ -66,9 +67,11 @@ class DirectoryTokenizer:
             add_special_tokens: add the tokens that begin and end a sequence.
 
         Returns:
-            `input_ids` and `attention_mask`, [batch, length] each, padded on the left.
+            `input_ids` and `attention_mask`, [batch, length] each, padded on the left; for a graph with a fixed number
+            of tokens, padded to it on the tokenizer's side.
         """
-        padded = self.pad(self._encodings(texts, add_special_tokens), side="left")
+        side = "left" if self._fixed_length is None else ""
+        padded = self.pad(self._encodings(texts, add_special_tokens), side=side)
         return {name: padded[name] for name in ("input_ids", "attention_mask")}
 
     def encode_each(self, texts: Sequence[str], max_length: int | None = None) -> list[Encoding]:
@@ -90,9 +93,11 @@ class DirectoryTokenizer:
             side: `left` or `right`; that of `tokenizer_config.json` if it is empty.
 
         Returns:
-            `input_ids`, `attention_mask` and `token_type_ids`, [batch, length] each.
+            `input_ids`, `attention_mask` and `token_type_ids`, [batch, length] each; the length is at least that of a
+            graph with a fixed number of tokens.
         """
-        length, side = max(len(row.ids) for row in rows), side or str(self._config.get("padding_side", "right"))
+        length = max(self._fixed_length or 0, *(len(row.ids) for row in rows))
+        side = side or str(self._config.get("padding_side", "right"))
         found = (self._special_token_id("pad_token"), self.eos_token_id)
         pad = next((index for index in found if index is not None), 0)
         fills = {"input_ids": pad, "attention_mask": 0, "token_type_ids": 0}
