@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from onnxport.errors import OnnxportError
     from onnxport.options import ExportOptions
     from onnxport.runtime.load import load, pipeline
+    from onnxport.runtime.signature import Signer
     from onnxport.runtime.verify import verify
     from onnxport.validation import ValidationReport, validate
 
@@ -22,6 +23,7 @@ __all__ = [
     "ExportResult",
     "Manifest",
     "OnnxportError",
+    "Signer",
     "ValidationReport",
     "__version__",
     "export",
@@ -38,6 +40,7 @@ _LAZY = {
     "ExportResult": "onnxport._export",
     "Manifest": "onnxport.bundles.manifest",
     "OnnxportError": "onnxport.errors",
+    "Signer": "onnxport.runtime.signature",
     "ValidationReport": "onnxport.validation",
     "export": "onnxport._export",
     "export_all": "onnxport._export_all",

@@ -44,8 +44,10 @@ from onnxport.loading.load import load_config
 from onnxport.options import ExportOptions
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.light import LightModel
+from onnxport.runtime.signature import SIGNATURE, Signer, signature_problem
 from onnxport.runtime.tokenizer import DirectoryTokenizer
 from tests.fuzz.changed_values import changed, changed_bytes, changed_json, changed_safetensors
+from tests.sigstore_instance import Sigstore
 from tests.unit.test_checkpoint_gguf import gguf_bytes
 from tests.unit.test_containment import write_export
 from tests.unit.test_sentence_modules import DENSE, OLD, make
@@ -230,6 +232,28 @@ def test_patterns(pattern: str, text: str) -> None:
         compile_pattern(pattern).matches(text)
     except ValueError as error:
         assert len(str(error)) < 200
+
+
+WHO = ("me@example.com", "https://example.com")
+
+
+@pytest.fixture(scope="module")
+def signed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory with a signed manifest, and the keys of the instance of Sigstore."""
+    directory, instance = tmp_path_factory.mktemp("signed"), Sigstore()
+    (directory / FILE_NAME).write_bytes(b"{}")
+    instance.sign(directory / FILE_NAME, *WHO)
+    instance.trusted_root(directory / "trusted_root.json")
+    return directory
+
+
+@few
+@given(st.data())
+def test_signatures(signed: Path, data: st.DataObject) -> None:
+    files = files_of(signed)
+    content = data.draw(changed_json(json.loads(files[SIGNATURE])) | changed_bytes(files[SIGNATURE]))
+    signer = Signer(*WHO, signed / "trusted_root.json")
+    check_files({**files, SIGNATURE: content}, lambda path: signature_problem(path, signer))
 
 
 def files_of(root: Path) -> dict[str, bytes]:

@@ -16,10 +16,13 @@ from onnx import TensorProto, helper
 
 import onnxport
 from onnxport.bundles.manifest import FILE_NAME
-from onnxport.errors import CheckpointError
+from onnxport.cli import main
+from onnxport.errors import CheckpointError, OptionError
 from onnxport.options import ExportOptions
 from onnxport.runtime import verify as verification
+from onnxport.runtime.signature import SIGNATURE, Signer
 from onnxport.runtime.verify import verify
+from tests.sigstore_instance import Sigstore
 from tests.unit.test_containment import write_export
 
 
@@ -99,6 +102,77 @@ def test_a_changed_manifest_has_another_digest(copy: Path) -> None:
     rewrite(copy, task="feature-extraction")
     (problem,) = verify(copy, digest).problems
     assert "onnxport.json has the SHA-256" in problem
+
+
+IDENTITY, ISSUER = "publisher@example.com", "https://login.example.com"
+
+
+@pytest.fixture(scope="module")
+def sigstore(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sigstore, Path]:
+    """Return an instance of Sigstore, and the file with its keys."""
+    instance = Sigstore()
+    return instance, instance.trusted_root(tmp_path_factory.mktemp("sigstore") / "trusted_root.json")
+
+
+def test_a_signed_directory(copy: Path, sigstore: tuple[Sigstore, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    instance, root = sigstore
+    instance.sign(copy / FILE_NAME, IDENTITY, ISSUER)
+    result = verify(copy, signer=Signer(IDENTITY, ISSUER, root))
+    assert (result.problems, result.without_digest) == ((), ())
+    assert verify(copy).problems == ()
+    options = ["--identity", IDENTITY, "--issuer", ISSUER, "--trusted-root", str(root)]
+    assert main(["verify", str(copy), *options]) == 0
+    assert f"signed by {IDENTITY}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("who", [("other@example.com", ISSUER), (IDENTITY, "https://other.example.com")])
+def test_a_directory_that_someone_else_signed(
+    who: tuple[str, str], copy: Path, sigstore: tuple[Sigstore, Path]
+) -> None:
+    instance, root = sigstore
+    instance.sign(copy / FILE_NAME, *who)
+    (problem,) = verify(copy, signer=Signer(IDENTITY, ISSUER, root)).problems
+    assert f"isn't a signature of onnxport.json by {IDENTITY}" in problem
+
+
+def test_a_directory_that_was_changed_after_it_was_signed(copy: Path, sigstore: tuple[Sigstore, Path]) -> None:
+    instance, root = sigstore
+    instance.sign(copy / FILE_NAME, IDENTITY, ISSUER)
+    signer = Signer(IDENTITY, ISSUER, root)
+    flip(copy / "model.onnx_data")
+    assert [problem[:26] for problem in verify(copy, signer=signer).problems] == ["model.onnx_data was change"]
+    signature = (copy / SIGNATURE).read_bytes()
+    (copy / SIGNATURE).unlink()
+    rewrite(copy)
+    (copy / SIGNATURE).write_bytes(signature)
+    (problem,) = verify(copy, signer=signer).problems
+    assert "isn't a signature of onnxport.json" in problem
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{}", b"[1]", b"\xff", b"{" * 100_000, b" " * (2 << 20)])
+def test_a_signature_that_is_none(content: bytes | None, copy: Path, sigstore: tuple[Sigstore, Path]) -> None:
+    if content is not None:
+        (copy / SIGNATURE).write_bytes(content)
+    (problem,) = verify(copy, signer=Signer(IDENTITY, ISSUER, sigstore[1])).problems
+    assert problem.startswith(SIGNATURE)
+
+
+def test_another_instance_of_sigstore(copy: Path, sigstore: tuple[Sigstore, Path], tmp_path: Path) -> None:
+    Sigstore().sign(copy / FILE_NAME, IDENTITY, ISSUER)
+    for root in (sigstore[1], None):  # None: the public instance, without the network
+        (problem,) = verify(copy, signer=Signer(IDENTITY, ISSUER, root)).problems
+        assert "isn't a signature of onnxport.json" in problem
+    for name, content in (("missing", None), ("empty", "{}"), ("text", "keys")):
+        if content is not None:
+            (tmp_path / name).write_text(content)
+        with pytest.raises(OptionError, match=f"the trusted root .*{name} can't be read"):
+            verify(copy, signer=Signer(IDENTITY, ISSUER, tmp_path / name))
+
+
+def test_an_identity_without_its_issuer(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for options in (["--identity", IDENTITY], ["--issuer", ISSUER], ["--trusted-root", "x"]):
+        assert main(["verify", str(copy), *options]) == 2
+        assert "--identity and --issuer: pass both" in capsys.readouterr().err
 
 
 def test_a_directory_without_digests(copy: Path) -> None:

@@ -12,6 +12,7 @@ NAMES = {
     "ExportResult",
     "Manifest",
     "OnnxportError",
+    "Signer",
     "ValidationReport",
     "__version__",
     "export",

@@ -19,6 +19,7 @@ from onnxport.checkpoint.json_files import parse_json_object
 from onnxport.checkpoint.typed_values import typed
 from onnxport.containment import all_files_inside, inside
 from onnxport.errors import CheckpointError, MissingDependencyError, OnnxportError, one_line
+from onnxport.runtime.signature import SIGNATURE, Signer, signature_problem
 
 if TYPE_CHECKING:
     from onnx import GraphProto
@@ -53,14 +54,15 @@ class Verification:
     not_run: dict[str, str] = field(default_factory=dict)
 
 
-def verify(directory: str | Path, sha256: str | None = None) -> Verification:
+def verify(directory: str | Path, sha256: str | None = None, signer: Signer | None = None) -> Verification:
     """Verify an exported directory: its manifest, the digests of its files, and its graphs, which are run once.
 
-    A manifest without a digest that is known from elsewhere proves that the directory is complete, not who wrote it.
+    Without a digest that is known from elsewhere and without a signer, it is proved to be complete, not who wrote it.
 
     Args:
         directory: the exported directory.
         sha256: SHA-256 that `onnxport.json` must have; None for any.
+        signer: who must have signed `onnxport.json`; None for anyone or no one.
 
     Returns:
         The problems that were found, and what was compared.
@@ -68,7 +70,8 @@ def verify(directory: str | Path, sha256: str | None = None) -> Verification:
     Raises:
         CheckpointNotFoundError: it isn't an exported directory, or lacks a file of a graph.
         CorruptCheckpointError: the manifest is damaged, or names or links lead out of the directory.
-        MissingDependencyError: a package for reading graphs isn't installed.
+        MissingDependencyError: a package for reading graphs or verifying signatures isn't installed.
+        OptionError: the signer's trusted root can't be read.
     """
     directory = Path(directory)
     manifest = open_manifest(directory)
@@ -76,6 +79,8 @@ def verify(directory: str | Path, sha256: str | None = None) -> Verification:
     problems: list[str] = []
     if sha256 is not None and sha256.lower() != digest:
         problems.append(f"{FILE_NAME} has the SHA-256 {digest}, not {sha256}")
+    if signer is not None and (problem := signature_problem(directory, signer)):
+        problems.append(problem)
     problems += _compare_files(directory, manifest)
     for component in manifest.components:
         problems += _check_graph(directory, component, manifest.files)
@@ -87,7 +92,7 @@ def verify(directory: str | Path, sha256: str | None = None) -> Verification:
         elif status == "not run":
             not_run[dtype] = message
     compared = set(manifest.digests)
-    others = sorted(_names(directory) - compared - {FILE_NAME})
+    others = sorted(_names(directory) - compared - {FILE_NAME, SIGNATURE})
     return Verification(digest, tuple(map(one_line, problems)), len(compared), tuple(others), not_run)
 
 
@@ -102,7 +107,7 @@ def _compare_files(directory: Path, manifest: Manifest) -> Iterator[str]:
     for component in manifest.components:
         exported |= {component.file, *component.external_data}
     yield from (f"{name} is missing" for name in sorted(exported - found))
-    added = sorted(name for name in found - exported if not name.endswith(ADAPTERS))
+    added = sorted(name for name in found - exported - {SIGNATURE} if not name.endswith(ADAPTERS))
     yield from (f"{name} isn't in {FILE_NAME}: it was added after the export" for name in added)
     for name, digest in manifest.digests.items():
         file = inside(directory, name, directory / FILE_NAME)
