@@ -218,6 +218,51 @@ def test_musicgen_generates_stereo(parent: Path) -> None:
     assert_same_audio(loaded, model, input_ids=input_ids, max_new_tokens=20)
 
 
+def melody(parent: Path, hidden_size: int) -> tuple[Any, Path]:
+    """Return MusicGen Melody, and the checkpoint; a text encoder of the same size as the decoder has no projection."""
+    text = {"model_type": "t5", "vocab_size": 64, "d_model": 24, "d_kv": 8, "d_ff": 37, "num_layers": 1, "num_heads": 3}
+    audio = {"model_type": "encodec", "num_filters": 4, "hidden_size": 8, "codebook_size": 32, "codebook_dim": 8}
+    audio |= {"upsampling_ratios": [4, 2], "target_bandwidths": [80.0], "sampling_rate": 32_000, "num_lstm_layers": 1}
+    codes = {"vocab_size": 32, "num_codebooks": 4, "audio_channels": 1, "pad_token_id": 32, "bos_token_id": 32}
+    layers = {"hidden_size": hidden_size, "num_hidden_layers": 2, "ffn_dim": 37, "num_attention_heads": 4}
+    decoder = {"model_type": "musicgen_melody_decoder", **codes, **layers, "max_position_embeddings": 256}
+    torch.manual_seed(0)
+    config = transformers.MusicgenMelodyConfig(
+        text_encoder=text, audio_encoder=audio, decoder=decoder, num_chroma=12, chroma_length=9
+    )
+    model = transformers.MusicgenMelodyForConditionalGeneration(config)
+    model.generation_config.update(decoder_start_token_id=32, pad_token_id=32, bos_token_id=32, guidance_scale=3.0)
+    checkpoint = saved(parent, f"melody-{hidden_size}", model, make_tokenizer("t5", 60, 0, "<unk>"))
+    return transformers.MusicgenMelodyForConditionalGeneration.from_pretrained(checkpoint).eval(), checkpoint
+
+
+@pytest.mark.parametrize("hidden_size", [32, pytest.param(24, marks=pytest.mark.wide)])
+def test_musicgen_melody_generates_audio(hidden_size: int, parent: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, checkpoint = melody(parent, hidden_size)
+    output = export_of(checkpoint)
+    loaded: Any = onnxport.load(output)
+    generator = torch.Generator().manual_seed(0)
+    input_ids = torch.randint(5, 50, (2, 7), generator=generator)
+    mask = torch.ones_like(input_ids)
+    mask[1, 5:] = 0
+    text = {"input_ids": input_ids, "attention_mask": mask}
+    chroma = {"input_features": torch.rand(2, 6, 12, generator=generator)}
+    assert_same_audio(loaded, model, **text, max_new_tokens=12)  # with guidance
+    assert_same_audio(loaded, model, **text, **chroma, max_new_tokens=9, guidance_scale=1.0, do_sample=True)
+    assert_same_audio(loaded, model, **chroma, max_new_tokens=9)
+    codes = torch.randint(0, 32, (8, 3), generator=generator)
+    with torch.no_grad():
+        expected = model(**text, **chroma, decoder_input_ids=codes).logits
+    assert_close(loaded(**text, **chroma, decoder_input_ids=codes).logits, expected)
+    with pytest.raises(OnnxportError, match="decoder_attention_mask"):
+        loaded(**text, decoder_input_ids=codes, decoder_attention_mask=torch.tensor([[0, 1, 1]] * 2))
+    with pytest.raises(OnnxportError, match="decoder_input_ids are missing"):
+        loaded(**text)
+    assert onnxport.pipeline("text-to-audio", output)("a tune", generate_kwargs={"max_new_tokens": 9})["audio"].size
+    assert main(["bench", str(output), "--prompt-tokens", "5", "--new-tokens", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["decode_tokens_per_second"] > 0
+
+
 def bark(parent: Path) -> tuple[Any, Path]:
     """Return Bark with a vocabulary of 20 semantic tokens and 4 codebooks of 16 codes, and the checkpoint."""
     layers = {"num_layers": 1, "num_heads": 2, "hidden_size": 16, "block_size": 64}

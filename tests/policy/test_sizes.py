@@ -19,6 +19,7 @@ UPSTREAM_SIGNATURES = (
     "runtime/models.py",
     "runtime/encoder_decoders.py",
     "runtime/multimodal.py",
+    "runtime/music.py",
 )
 """Modules whose signatures are those of `transformers.onnx` or of a model's `forward`."""
 

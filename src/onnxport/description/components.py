@@ -65,6 +65,11 @@ CODES_DECODER = "decoder_model"
 """Name of the graph that decodes the codes of an audio codec, which `encoder_model` returns."""
 AUDIO_DECODER = "encodec_decode"
 """Name of the graph that makes audio of the codes that Bark and MusicGen generate."""
+PROJECTIONS = {
+    "text_projection": ("enc_to_dec_proj", "hidden_states"),
+    "melody_projection": ("audio_enc_to_dec_proj", "input_features"),
+}
+"""Graphs that project the text and the melody of MusicGen Melody, to the name of the layer and of its input."""
 POSTNET = "decoder_postnet"
 """Name of the graph that refines the spectrogram of all steps of SpeechT5."""
 IMAGE_EMBEDDINGS = "image_embeddings"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxport.description.axes import LOGITS_TO_KEEP
+from onnxport.description.components import PROJECTIONS
 from onnxport.errors import UnsupportedError
 from onnxport.runtime.decoder import Decoder, DecoderCache
 from onnxport.runtime.directory import Directory
@@ -100,15 +101,8 @@ def _measure_runs(directory: Directory, workload: Workload, load_seconds: float)
 def _measure_generation(directory: Directory, workload: Workload, load_seconds: float) -> Measurements:
     merged = directory.graph("decoder_model_merged") if directory.has("decoder_model_merged") else None
     decoder = Decoder(merged or directory.graph("model"))
-    encoder_outputs: dict[str, Any] = {}
-    prompt_tokens = workload.prompt_tokens
-    name = next((name for name in ("encoder_model", "text_encoder") if directory.has(name)), "")
-    if merged is not None and name:
-        encoder = directory.graph(name)
-        encoder_outputs = encode_for_decoder(
-            encoder, _synthetic_inputs(encoder, workload, _image_size(directory)), merged
-        )
-        prompt_tokens = 1
+    encoder_outputs = _encoder_outputs(directory, decoder.graph, workload)
+    prompt_tokens = 1 if _encoder_name(directory) else workload.prompt_tokens
     takes_embeds = "inputs_embeds" in decoder.graph.inputs
 
     def step(count: int, cache: DecoderCache) -> None:
@@ -140,6 +134,22 @@ def _measure_generation(directory: Directory, workload: Workload, load_seconds: 
         session_share=sum(in_sessions) / sum(steps),
         peak_memory_bytes=_peak_memory(),
     )
+
+
+def _encoder_name(directory: Directory) -> str:
+    """Return the name of the encoder of an encoder-decoder; empty if there is none."""
+    if any(map(directory.has, PROJECTIONS)):  # MusicGen Melody's decoder has no cross-attention
+        return ""
+    return next((name for name in ("encoder_model", "text_encoder") if directory.has(name)), "")
+
+
+def _encoder_outputs(directory: Directory, decoder: Graph, workload: Workload) -> Mapping[str, Any]:
+    """Return what a decoder takes of the encoder; embeddings that precede the first token are left out."""
+    if name := _encoder_name(directory):
+        encoder = directory.graph(name)
+        return encode_for_decoder(encoder, _synthetic_inputs(encoder, workload, _image_size(directory)), decoder)
+    states = decoder.inputs.get("encoder_hidden_states")
+    return {} if states is None else {"encoder_hidden_states": states.empty(workload.batch_size)}
 
 
 def session_seconds(directory: Directory) -> float:

@@ -252,7 +252,7 @@ class GenerativeModel(OnnxModel):
         return True
 
     def _prepare_cache_for_generation(
-        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *_: Any
+        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *_: Any, **__: Any
     ) -> None:
         if model_kwargs.get(cache_name()) is not None:
             model_kwargs[cache_name()]._is_user_defined = True
