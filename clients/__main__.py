@@ -12,6 +12,8 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +38,7 @@ class Client:
         cases: the models that it has a class for.
         environment: where its packages are; `node` for Node, `browser` for Node that drives Chromium.
         snippet: file of `snippets/` that shows how it is used; empty if another client's does.
+        server: arguments of Python, in the directory of the snippet, that serve what it asks; empty for none.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Client:
     cases: tuple[str, ...]
     environment: str
     snippet: str = ""
+    server: tuple[str, ...] = ()
 
 
 EVERY = ("minilm", "classifier", "smollm2", "t5", "whisper", "vit", "clip")
@@ -90,7 +94,15 @@ CLIENTS = (
         "onnxruntime_web.mjs",
     ),
     Client("onnxruntime-genai 0.18.0", "try_genai.py", "genai", ("smollm2",), "genai", "genai.py"),
-    Client("Triton (configuration)", "try_triton.py", "triton", (*EVERY, "sam", "qwen2_vl"), "triton"),
+    Client(
+        "Triton (stand-in)",
+        "try_triton.py",
+        "triton",
+        (*EVERY, "sam", "qwen2_vl"),
+        "triton",
+        "triton.py",
+        (str(HERE / "triton_stand_in.py"), "minilm-triton", "8001"),
+    ),
 )
 
 
@@ -139,11 +151,28 @@ def run_snippet(client: Client) -> str:
         command, variables = ["node", "snippet.mjs"], dict(os.environ)
     else:
         command, variables = [sys.executable, "snippet.py"], environment(client.environment)
-    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=60 * MINUTES)
+    with served(client, folder, variables):
+        done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=60 * MINUTES)
     shutil.rmtree(folder)
     if done.returncode:
         return done.stderr[-300:] or f"exit code {done.returncode}"
     return "" if done.stdout.strip() else "it printed nothing"
+
+
+@contextmanager
+def served(client: Client, folder: Path, variables: dict[str, str]) -> Iterator[None]:
+    """Run a client's server in a block, if it has one."""
+    if not client.server:
+        yield
+        return
+    command = [sys.executable, *client.server]
+    with subprocess.Popen(command, cwd=folder, env=variables, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        server.stdout.readline()  # it is ready
+        try:
+            yield
+        finally:
+            server.terminate()
 
 
 DIRECTORIES = {
@@ -151,6 +180,7 @@ DIRECTORIES = {
     "minilm-js": ("minilm", "transformers.js"),
     "smollm2": ("smollm2", "default"),
     "smollm2-genai": ("smollm2", "genai"),
+    "minilm-triton": ("minilm", "triton"),
 }
 """Directories in snippets: the model and its layout."""
 

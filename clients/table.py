@@ -29,7 +29,8 @@ clients, exports the models, compares, and writes this page.
 A number is the largest difference; "tokens =", "label =" and "answer =" mean that they are PyTorch's (12 tokens, and up
 to 32 of the chat); "words" that each word has times. A cell is empty where the client has no class for the model, or
 wasn't tried. Tiny models have random weights. OpenVINO is told to compute in float32, which isn't its default on
-processors with bfloat16.
+processors with bfloat16. Triton's own client asks a stand-in for its server, which reads the configurations with
+Triton's schema and runs the graphs in ONNX Runtime.
 
 """
 
@@ -39,7 +40,8 @@ CODE = """
 ## Code
 
 `make clients` runs each of these. `minilm` and `smollm2` are directories in the default layout; `minilm-js` has the
-layout `transformers.js` (`onnxport layout minilm minilm-js --to transformers.js`), and `smollm2-genai` has `genai`.
+layout `transformers.js` (`onnxport layout minilm minilm-js --to transformers.js`), `smollm2-genai` has `genai`, and
+`minilm-triton` has `triton`.
 """
 
 

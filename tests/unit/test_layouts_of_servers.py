@@ -172,6 +172,51 @@ def test_triton_does_not_batch_a_graph_without_a_free_batch_axis(tmp_path: Path)
     assert "dynamic_batching" not in text
 
 
+SAM = (
+    replace(
+        ENCODER,
+        name="vision_encoder",
+        file="vision_encoder.onnx",
+        inputs=(tensor("pixel_values", "batch_size", 3, 8, 8),),
+        outputs=(tensor("image_embeddings", "batch_size", 4), tensor("image_positional_embeddings", "batch_size", 4)),
+    ),
+    replace(
+        ENCODER,
+        name="prompt_encoder_mask_decoder",
+        file="prompt_encoder_mask_decoder.onnx",
+        inputs=(tensor("input_points", "batch_size", "points", 2), tensor("image_embeddings", "batch_size", 4)),
+        outputs=(tensor("pred_masks", "batch_size", 8),),
+    ),
+)
+
+
+def test_triton_gets_an_ensemble_of_graphs_that_take_the_outputs_of_others(tmp_path: Path) -> None:
+    rearrange(exported(tmp_path / "in", *SAM), "triton", tmp_path / "out")
+    text = (tmp_path / "out" / "ensemble" / "config.pbtxt").read_text()
+    assert (tmp_path / "out" / "ensemble" / "1").is_dir()
+    assert text.startswith('name: "ensemble"\nplatform: "ensemble"\nmax_batch_size: 32\n')
+    inputs, outputs, steps = text.partition("input [")[2].replace("output [", "|").replace("ensemble_s", "|").split("|")
+    assert [line.split('"')[1] for line in inputs.splitlines() if "name" in line] == ["pixel_values", "input_points"]
+    assert [line.split('"')[1] for line in outputs.splitlines() if "name" in line] == ["pred_masks"]
+    assert steps.index('output_map { key: "image_embeddings" value: "image_embeddings" }') < steps.index(
+        'input_map { key: "image_embeddings" value: "image_embeddings" }'
+    )
+
+
+@pytest.mark.parametrize(
+    "components",
+    [
+        (replace(SAM[0], outputs=(tensor("image_embeds", "batch_size", 4),)), SAM[1]),
+        (SAM[0], replace(SAM[1], inputs=(*SAM[1].inputs, tensor("past_key_values.0.key", "batch_size", 4)))),
+        (SAM[0], replace(SAM[1], outputs=(tensor("image_embeddings", "batch_size", 4),))),
+        (SAM[0], replace(SAM[1], inputs=(tensor("image_embeddings", "batch_size", 4, dtype="float16"),))),
+    ],
+)
+def test_triton_gets_no_ensemble_of_other_graphs(components: tuple[ComponentDescription, ...], tmp_path: Path) -> None:
+    rearrange(exported(tmp_path / "in", *components), "triton", tmp_path / "out")
+    assert not (tmp_path / "out" / "ensemble").exists()
+
+
 def test_two_files_of_one_path_are_an_error(tmp_path: Path) -> None:
     other = replace(ENCODER, file="onnx/model.onnx")
     with pytest.raises(OutputError, match=r"several files for model/1/model\.onnx; choose one with --dtype"):
