@@ -190,7 +190,11 @@ def _plan(session: Session, request: ProofRequest) -> Iterator[_PlannedCase]:
         if any(size != traced[symbol] for symbol, size in sizes.items()):
             batch = {symbol: 1 for symbol in dynamic if _axis_type(symbol) == "batch"}
             yield _PlannedCase(name, {**traced, **batch, **sizes})
-    branches = {symbol: size for symbol, size in request.branch_sizes.items() if symbol in dynamic}
+    branches = {
+        symbol: size
+        for symbol, size in request.branch_sizes.items()
+        if symbol in dynamic and size <= _limit(symbol, request)  # beyond it, the graph is refused
+    }
     if branches:
         yield _PlannedCase("another branch", {**traced, **branches})
     long = _long_sizes(request, dynamic)
