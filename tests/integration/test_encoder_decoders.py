@@ -222,6 +222,37 @@ def test_an_encoder_of_a_prompt_takes_its_image(name: str, tmp_path: Path) -> No
         torch.testing.assert_close(ours(**inputs, decoder_input_ids=ids[:, :2]).logits, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["florence2", pytest.param("t5gemma2", marks=pytest.mark.wide)])
+def test_an_encoder_of_a_prompt_with_its_image_encoder_apart(name: str, tmp_path: Path) -> None:
+    checkpoint, _ = checkpoint_of(name, IMAGE, tmp_path / "checkpoints")
+    model = original(checkpoint)
+    manifest = onnxport.export(checkpoint, tmp_path / "out", ExportOptions(task=IMAGE, split_encoders=True)).manifest
+    inputs = {item.name: {spec.name for spec in item.inputs} for item in manifest.components}
+    assert list(inputs) == ["vision_encoder", "embed_tokens", "encoder_model", "decoder_model_merged"]
+    assert inputs["encoder_model"] == {"inputs_embeds", "attention_mask"}
+    assert {"inputs_embeds", "encoder_hidden_states"} < inputs["decoder_model_merged"]
+    assert "input_ids" not in inputs["decoder_model_merged"]
+    ours, token = onnxport.load(tmp_path / "out"), placeholder_token_id(model.config, "image")
+    torch.manual_seed(0)
+    shapes = {spec.name: spec.axes for item in manifest.components for spec in item.inputs}
+    pixels = torch.randn(2, *(axis if isinstance(axis, int) else 64 for axis in shapes["pixel_values"][1:]))
+    count = model.get_image_features(pixels).pooler_output.shape[1]
+    ids = torch.randint(5, 60, (2, 9 + count))
+    ids[:, 2 : 2 + count] = token
+    prompt = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
+    for settings in ({}, {"num_beams": 2}):
+        settings |= {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False}
+        assert torch.equal(ours.generate(**prompt, **settings), model.generate(**prompt, **settings))
+    with torch.no_grad():
+        expected = model(**prompt, decoder_input_ids=ids[:, :2]).logits
+    torch.testing.assert_close(ours(**prompt, decoder_input_ids=ids[:, :2]).logits, expected, atol=1e-4, rtol=1e-4)
+    light = LightModel(Directory(tmp_path / "out"))
+    arrays = {key: value.numpy() for key, value in prompt.items()}
+    assert light.generate(arrays, max_new_tokens=6).tolist() == model.generate(**prompt, max_new_tokens=6).tolist()
+    with pytest.raises(OptionError, match="input_ids are missing"):
+        ours(pixel_values=pixels, decoder_input_ids=ids[:, :2])
+
+
 @pytest.mark.wide
 def test_padding_of_a_prompt_for_an_image_is_masked(tmp_path: Path) -> None:
     checkpoint, _ = checkpoint_of("blip", "image-to-text", tmp_path / "checkpoints")

@@ -37,6 +37,7 @@ from onnxport.description.dual_encoder import SplitEncoderOnnxConfig, split_enco
 from onnxport.description.dummy_inputs import has_placeholders
 from onnxport.description.encoder_decoder import CrossAttentionDecoderOnnxConfig
 from onnxport.description.forward import forward_parameters
+from onnxport.description.image_text_encoder import ImageTextEncoderOnnxConfig, split_image_text
 from onnxport.description.image_text_model import ImageTextModelOnnxConfig
 from onnxport.description.modalities import accepts_modality, needed_modality, takes_modality
 from onnxport.description.packed_patches import PackedPatchModelOnnxConfig, is_packed_patch_model
@@ -111,6 +112,8 @@ def _components_with(
     is_split = options.split_encoders and has_own_encoder(type(model), task)
     if is_split and task.with_past and not model.can_generate():
         return encoder_decoder(model, preprocessor, excluded=record_of(model).left_out)
+    if is_split and task.with_past and ImageTextEncoderOnnxConfig.fits(model):
+        return split_image_text(model, *encoder_decoder(model, preprocessor))
     if options.split_encoders and not is_split:
         return tuple(
             Component(name, model, SplitEncoderOnnxConfig(model, name, preprocessor), preprocessor)

@@ -1,19 +1,26 @@
 """Describe an encoder-decoder whose encoder takes a prompt and an image (Florence-2, T5Gemma 2).
 
 The encoder's graph computes the image's features and puts them in place of the prompt's placeholder tokens; the decoder
-is that of any encoder-decoder.
+is that of any encoder-decoder. With `--split-encoders`, both take embeddings, and the encoder of images and the
+embeddings of tokens are graphs of their own, as transformers.js loads them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from onnxport.configs._base import Axes, OnnxConfig, model_of
+from onnxport.description.components import Component
 from onnxport.description.derived import move
 from onnxport.description.dummy_inputs import placeholder_token_id
 from onnxport.description.encoder_decoder import Seq2SeqDecoderOnnxConfig
-from onnxport.description.multimodal import ModalityEncoderOnnxConfig, method_of
+from onnxport.description.multimodal import EMBEDS, ModalityEncoderOnnxConfig, method_of
+from onnxport.description.token_embeddings import EmbedsOnnxConfig, TokenEmbeddingOnnxConfig
+from onnxport.errors import UnsupportedError
+from onnxport.patching.patch import Replacement
+from onnxport.patching.scope import patching
 
 if TYPE_CHECKING:
     import torch
@@ -91,6 +98,64 @@ class ImageTextEncoderOnnxConfig(OnnxConfig):
         return has_images and placeholder_token_id(model.config, "image") is not None
 
 
+def _decoder_of(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the innermost decoder: Florence-2's own is a model of BART, whose embeddings its decoder doesn't call."""
+    decoder = model.get_decoder()
+    return decoder if decoder is model or not hasattr(decoder, "get_decoder") else _decoder_of(decoder)
+
+
+class EmbedsEncoderOnnxConfig(EmbedsOnnxConfig):
+    """Describe the encoder on embeddings of the prompt and its images, [batch, sequence, hidden_size]."""
+
+    @property
+    def inputs(self) -> Axes:
+        """Embeddings and their mask, [batch, sequence]."""
+        return {name: super(EmbedsEncoderOnnxConfig, self).inputs[name] for name in _EMBEDDED}
+
+    def generate_dummy_inputs(self, *arguments: Any, **named: Any) -> Mapping[str, Any]:  # type: ignore[override]
+        """Make embeddings; see `OnnxConfig`."""
+        inputs = super().generate_dummy_inputs(*arguments, **named)
+        return {name: inputs[name] for name in _EMBEDDED}
+
+    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+        """Run the text encoder."""
+        outputs = model_of(forward).get_encoder()(**arguments, return_dict=True)
+        return {"last_hidden_state": outputs.last_hidden_state}
+
+
+_EMBEDDED = (EMBEDS, "attention_mask")
+
+
+def split_image_text(
+    model: PreTrainedModel, encoder: Component, decoder: Component
+) -> tuple[Component, Component, Component, Component]:
+    """Return the graphs of such a model with the encoder of images and the token embeddings apart.
+
+    Args:
+        model: the encoder-decoder.
+        encoder: its encoder of a prompt and an image.
+        decoder: its decoder.
+
+    Raises:
+        UnsupportedError: encoder and decoder don't share their embeddings.
+    """
+    preprocessor = encoder.preprocessor
+    weight = model.get_encoder().get_input_embeddings().weight
+    if weight is not _decoder_of(model).get_input_embeddings().weight:
+        raise UnsupportedError(
+            f"{type(model).__name__} has embeddings of the encoder's tokens and others of the decoder's, and "
+            "embed_tokens.onnx would be one of them: leave out --split-encoders"
+        )
+    size = int(weight.shape[1])
+    images = ModalityEncoderOnnxConfig(model, "vision_encoder", preprocessor)
+    return (
+        Component("vision_encoder", model, images, preprocessor),
+        Component("embed_tokens", model, TokenEmbeddingOnnxConfig(encoder.config), preprocessor),
+        replace(encoder, config=EmbedsEncoderOnnxConfig(encoder.config, size)),
+        replace(decoder, config=EmbedsOnnxConfig(decoder.config, size)),
+    )
+
+
 def with_features(embeds: torch.Tensor, is_image: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
     """Return embeddings in which image features, in order, replace those of placeholder tokens.
 
@@ -113,6 +178,22 @@ class ImageTextDecoderOnnxConfig(Seq2SeqDecoderOnnxConfig):
         self._encoder = encoder
         super().__init__(model, encoder, preprocessor)
         del self._encoder
+
+    def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
+        """Run the model on its encoder's hidden states; see `Seq2SeqDecoderOnnxConfig`.
+
+        Embeddings of tokens replace what the decoder's embedding layer returns: Florence-2 makes token ids of its own
+        if it gets none, also beside `decoder_inputs_embeds` (Transformers 5.23 and 5.24; no issue is known).
+        """
+        import torch
+
+        if EMBEDS not in arguments:
+            return super().run(forward, arguments)
+        embeds, layer = arguments[EMBEDS], _decoder_of(model_of(forward)).get_input_embeddings()
+        ids = torch.zeros(embeds.shape[:2], dtype=torch.int64, device=embeds.device)
+        others = {name: value for name, value in arguments.items() if name != EMBEDS}
+        with patching(Replacement(layer, "forward", lambda _: embeds)):
+            return super().run(forward, {"input_ids": ids, **others})
 
     def _encoder_of(self, model: PreTrainedModel) -> Any:
         from transformers.modeling_outputs import BaseModelOutput

@@ -110,12 +110,15 @@ _CLASSES = {
         DacModel MimiModel
     """,
     "embed_tokens decoder_model_merged vision_encoder": """
-        Florence2ForConditionalGeneration Gemma3ForConditionalGeneration GlmOcrForConditionalGeneration
-        Idefics3ForConditionalGeneration Lfm2VlForConditionalGeneration Lfm3VlForConditionalGeneration
+        Gemma3ForConditionalGeneration GlmOcrForConditionalGeneration Idefics3ForConditionalGeneration
+        Lfm2VlForConditionalGeneration Lfm3VlForConditionalGeneration
         LightOnOcrForConditionalGeneration LlavaForConditionalGeneration LlavaOnevisionForConditionalGeneration
         Mistral3ForConditionalGeneration PaliGemmaForConditionalGeneration Qwen2VLForConditionalGeneration
         Qwen2_5_VLForConditionalGeneration Qwen3VLForConditionalGeneration Qwen3VLMoeForConditionalGeneration
         Qwen3_5ForConditionalGeneration Qwen3_5MoeForConditionalGeneration SmolVLMForConditionalGeneration
+    """,
+    "embed_tokens decoder_model_merged vision_encoder encoder_model": """
+        Florence2ForConditionalGeneration
     """,
     "embed_tokens decoder_model_merged audio_encoder vision_encoder": """
         Gemma3nForConditionalGeneration Gemma4ForConditionalGeneration

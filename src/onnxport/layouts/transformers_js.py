@@ -25,8 +25,12 @@ _HALVES = {"text_model", "vision_model", "audio_model"}
 """Graphs of dual encoders that have classes of their own, such as `CLIPTextModelWithProjection`."""
 _GRAPHS = {name: {"model": graphs[0]} for name, graphs in SESSIONS.items() if len(graphs) == 1 and graphs != ("model",)}
 """Class of a part of a model to the name of its graph: that of the same part beside the others."""
-_SPLIT = {name for name, graphs in SESSIONS.items() if len(graphs) > 1 and name.endswith("Model")}
-"""Classes of models without a head whose encoder is a graph of its own."""
+_SPLIT = {
+    name
+    for name, graphs in SESSIONS.items()
+    if {"embed_tokens", "encoder_model"} <= set(graphs) or (len(graphs) > 1 and name.endswith("Model"))
+}
+"""Classes of models without a head whose encoder is a graph of its own, and of encoder-decoders with images."""
 _GENERATING = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _OTHER_CACHES = ("olmo_hybrid",)
 """Model types whose convolutional state is one tensor here, and three in transformers.js."""

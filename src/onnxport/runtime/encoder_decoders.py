@@ -14,7 +14,9 @@ from transformers import GenerationMixin, PreTrainedConfig
 from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
 from transformers.utils import ModelOutput
 
+from onnxport.description.encoder_outputs import completed_modalities
 from onnxport.errors import OptionError, UnsupportedError
+from onnxport.runtime import modalities
 from onnxport.runtime.arguments import check_arguments
 from onnxport.runtime.cache import OnnxCache
 from onnxport.runtime.directory import Directory
@@ -22,6 +24,7 @@ from onnxport.runtime.graph import Graph, to_array
 from onnxport.runtime.light import complete_inputs
 from onnxport.runtime.models import MODALITIES, GenerativeModel, as_arrays, taken_by
 from onnxport.runtime.outputs import model_output
+from onnxport.runtime.token_embedding import EMBEDS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -190,6 +193,48 @@ class OnnxEncoderDecoder(GenerativeModel):
 
 class OnnxSeq2Seq(OnnxEncoderDecoder, GenerationMixin):  # type: ignore[misc]
     """Run an encoder-decoder like a Transformers model, with Transformers' `generate`."""
+
+
+class OnnxImageTextEncoder(OnnxEncoder):
+    """Run an encoder of prompts with images as a module, of which the image encoder and the embeddings are graphs.
+
+    Args:
+        directory: the exported directory.
+        config: the model's configuration.
+    """
+
+    def __init__(self, directory: Directory, config: PreTrainedConfig) -> None:
+        super().__init__(directory.graph("encoder_model"))
+        self._directory = directory
+        self._modalities = completed_modalities(directory.modalities, config)
+
+    def forward(  # type: ignore[override]
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, *others: Any, **kwargs: Any
+    ) -> ModelOutput:
+        """Return the encoder's outputs; see `OnnxEncoder`."""
+        tokens = as_arrays({"tokens": kwargs.pop(EMBEDS, None) if input_ids is None else input_ids}).get("tokens")
+        if tokens is None:
+            raise OptionError("input_ids are missing: pass a prompt with a placeholder token for each image embedding")
+        main = dict(zip(("input_features", "input_values", "pixel_values"), others, strict=False))
+        features = modalities.encode(self._directory, self._modalities, as_arrays({**main, **kwargs}))
+        embeds = modalities.embed_and_merge(self._directory, tokens, features)[EMBEDS]
+        mask = np.ones(embeds.shape[:2], dtype=np.int64) if attention_mask is None else attention_mask
+        return super().forward(attention_mask=mask, **{EMBEDS: embeds})
+
+    __call__ = forward
+
+
+class OnnxImageTextSeq2Seq(OnnxSeq2Seq):
+    """Run an encoder-decoder of embeddings whose encoder of images is a graph of its own (Florence-2)."""
+
+    def __init__(self, directory: Directory, config: PreTrainedConfig) -> None:
+        super().__init__(directory, config)
+        self.encoder = OnnxImageTextEncoder(directory, self.config)
+
+    def _step(self, feed: Mapping[str, Tensor | None], *arguments: Any) -> dict[str, Any]:
+        """Run the decoder on the embeddings of its tokens; see `GenerativeModel`."""
+        embeds = modalities.embed_and_merge(self.directory, as_arrays(feed)["input_ids"], ())[EMBEDS]
+        return super()._step({EMBEDS: embeds, **{k: v for k, v in feed.items() if k != "input_ids"}}, *arguments)
 
 
 class OnnxCaptioner(OnnxSeq2Seq):

@@ -141,7 +141,8 @@ class LightModel:
             raise OptionError(f"input_ids have the shape {list(start.shape)}; pass [batch, length], at least one token")
         default = np.ones(prompt.shape[:2], dtype=np.int64)
         mask = arrays.get("attention_mask", default) if not encoder_outputs else None
-        embed = self._embedder(decoder, arrays) if EMBEDS in graph.inputs else _token_ids
+        of_prompt = {} if encoder_outputs else arrays
+        embed = self._embedder(decoder, of_prompt) if EMBEDS in graph.inputs else _token_ids
         return start, _steps(decoder, start, mask, encoder_outputs, embed, generation)
 
     def _start_of(self, arrays: Arrays, decoder: Decoder) -> NDArray[Any]:
@@ -202,7 +203,12 @@ class LightModel:
 
     def _encode(self, arrays: Arrays) -> tuple[NDArray[Any], Arrays]:
         """Run the encoder; return the decoder's start tokens, [batch, length], and its inputs from the encoder."""
-        outputs = encode_for_decoder(self.directory.graph(_ENCODER), arrays, self.directory.graph(_DECODER))
+        encoder = self.directory.graph(_ENCODER)
+        if self.directory.modalities and EMBEDS in encoder.inputs and "input_ids" in arrays:
+            features = encode(self.directory, self.directory.modalities, arrays)
+            embeds = embed_and_merge(self.directory, arrays["input_ids"], features)[EMBEDS]
+            arrays = {EMBEDS: embeds, **{name: value for name, value in arrays.items() if name != "input_ids"}}
+        outputs = encode_for_decoder(encoder, arrays, self.directory.graph(_DECODER))
         start = arrays.get("decoder_input_ids")
         if start is None:
             batch_size = len(outputs["encoder_hidden_states"])

@@ -113,7 +113,7 @@ class PromptEncoder:
             OptionError: the processor refuses the prompt.
             CheckpointNotFoundError: the directory lacks a tokenizer or processor.
         """
-        if not self._directory.has("embed_tokens"):
+        if not self._directory.has("embed_tokens") or self._directory.has("encoder_model"):
             return self._accepted(self._processed(prompt, prompt.text))
         tokens = {name: token for name in ("image", "audio") if (token := self._placeholder(name))}
         has_placeholders = any(token in prompt.text for token in tokens.values())

@@ -20,6 +20,7 @@ from onnxport.runtime.directory import Directory
 from onnxport.runtime.encoder_decoders import (
     OnnxCaptioner,
     OnnxEncoderDecoder,
+    OnnxImageTextSeq2Seq,
     OnnxSeq2Seq,
     OnnxSpeechSeq2Seq,
     OnnxTranslator,
@@ -51,6 +52,8 @@ def torch_model(directory: Directory) -> OnnxModel:
     if directory.has("decoder_model_merged"):
         if not directory.has("encoder_model"):
             return OnnxMultimodal(directory, config)
+        if directory.has("vision_encoder"):
+            return OnnxImageTextSeq2Seq(directory, config)
         if directory.has(POSTNET):
             return OnnxTextToSpeech(directory, config)
         if "logits" not in directory.graph("decoder_model_merged").outputs:
