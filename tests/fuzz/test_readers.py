@@ -45,6 +45,7 @@ from onnxport.options import ExportOptions
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.light import LightModel
 from onnxport.runtime.signature import SIGNATURE, Signer, signature_problem
+from onnxport.runtime.template_limits import MAX_SECONDS
 from onnxport.runtime.tokenizer import DirectoryTokenizer
 from tests.fuzz.changed_values import changed, changed_bytes, changed_json, changed_safetensors
 from tests.sigstore_instance import Sigstore
@@ -75,23 +76,23 @@ def seconds_of(read: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def check(read: Callable[[], object]) -> None:
+def check(read: Callable[[], object], limit: float = SECONDS) -> None:
     """Read something; any exception but an error of this package fails the test."""
     seconds = [seconds_of(read)]
-    if seconds[0] > SECONDS:  # the first time may import modules
+    if seconds[0] > limit:  # the first time may import modules
         seconds.append(seconds_of(read))
-    assert min(seconds) < SECONDS
+    assert min(seconds) < limit
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 < BYTES
 
 
-def check_files(files: dict[str, bytes], read: Callable[[Path], object]) -> None:
-    """Write files into a new directory, and read it."""
+def check_files(files: dict[str, bytes], read: Callable[[Path], object], limit: float = SECONDS) -> None:
+    """Write files into a new directory, and read it, in `limit` seconds."""
     with tempfile.TemporaryDirectory() as name:
         for file, content in files.items():
             path = Path(name) / file
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-        check(lambda: read(Path(name)))
+        check(lambda: read(Path(name)), limit)
 
 
 def opened(path: Path) -> object:
@@ -411,7 +412,8 @@ def test_tokenizers(exported: dict[str, bytes], data: st.DataObject) -> None:
         "chat_template.jinja": st.sampled_from(TEMPLATES).map(str.encode).flatmap(changed_bytes),
     }[which]
     files = {**exported, "tokenizer_config.json": configuration}
-    check_files({**files, which: data.draw(content)}, templated)
+    limit = SECONDS + MAX_SECONDS  # that of templates: 5,000 expressions take 2.5 s to compile
+    check_files({**files, which: data.draw(content)}, templated, limit)
 
 
 @few
