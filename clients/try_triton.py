@@ -22,7 +22,14 @@ def check(directory: str, case: dict[str, Any]) -> str:
         _check_model(Path(directory), name)
     count = f"{len(names)} configuration{'s' if len(names) > 1 else ''}"
     model = next((name for name in ("ensemble", "model") if name in names), None)
-    return f"{count}, {_ask(directory, model, case)}" if model and "inputs" in case else count
+    if model is None or "inputs" not in case or _generates(directory, model):
+        return count
+    return f"{count}, {_ask(directory, model, case)}"
+
+
+def _generates(directory: str, model: str) -> bool:
+    """Return whether one request is one step."""
+    return any(tensor.name.startswith("past_") for tensor in configuration(Path(directory), model).input)
 
 
 def _ask(directory: str, model: str, case: dict[str, Any]) -> str:
