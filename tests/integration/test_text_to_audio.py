@@ -128,16 +128,26 @@ def test_speecht5_as_transformers_js_loads_it(parent: Path) -> None:
         loaded.generate_speech(**inputs, attention_mask=torch.ones_like(inputs["input_ids"]))
 
 
+TEXT_ENCODER = {
+    **{"model_type": "t5", "vocab_size": 64, "num_layers": 1, "num_heads": 3},
+    **{"d_model": 24, "d_kv": 8, "d_ff": 37},
+}
+AUDIO_ENCODER = {
+    **{"model_type": "encodec", "num_filters": 4, "hidden_size": 8, "codebook_size": 32, "codebook_dim": 8},
+    **{"upsampling_ratios": [4, 2], "target_bandwidths": [80.0], "sampling_rate": 32_000, "num_lstm_layers": 1},
+}
+"""Encoders of MusicGen and MusicGen Melody."""
+
+
 def musicgen(parent: Path, channels: int = 1) -> tuple[Any, Path]:
     """Return MusicGen, whose text encoder is smaller than its decoder, and the checkpoint."""
-    text = {"model_type": "t5", "vocab_size": 64, "d_model": 24, "d_kv": 8, "d_ff": 37, "num_layers": 1, "num_heads": 3}
-    audio = {"model_type": "encodec", "num_filters": 4, "hidden_size": 8, "codebook_size": 32, "codebook_dim": 8}
-    audio |= {"upsampling_ratios": [4, 2], "target_bandwidths": [80.0], "sampling_rate": 32_000, "num_lstm_layers": 1}
     codes = {"vocab_size": 32, "num_codebooks": 4 * channels, "audio_channels": channels, "pad_token_id": 32}
     layers = {"hidden_size": 32, "num_hidden_layers": 2, "ffn_dim": 37, "num_attention_heads": 4}
     decoder = {"model_type": "musicgen_decoder", **codes, **layers, "max_position_embeddings": 128}
     torch.manual_seed(0)
-    config = transformers.MusicgenConfig(text_encoder=text, audio_encoder=audio, decoder=decoder)
+    config = transformers.MusicgenConfig(
+        text_encoder={**TEXT_ENCODER}, audio_encoder={**AUDIO_ENCODER}, decoder=decoder
+    )
     model = transformers.MusicgenForConditionalGeneration(config)
     model.generation_config.update(decoder_start_token_id=32, pad_token_id=32, bos_token_id=32, guidance_scale=3.0)
     checkpoint = saved(parent, f"musicgen-{channels}", model, make_tokenizer("t5", 60, 0, "<unk>"))
@@ -200,7 +210,6 @@ def test_run_writes_audio(parent: Path, tmp_path: Path, capsys: pytest.CaptureFi
         assert message in capsys.readouterr().err
 
 
-@pytest.mark.wide
 @pytest.mark.parametrize("name", ["speecht5", "musicgen"])
 def test_bench(name: str, parent: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, checkpoint = {"speecht5": speecht5, "musicgen": musicgen}[name](parent)
@@ -211,6 +220,7 @@ def test_bench(name: str, parent: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert 0 < found["session_share"] < 1
 
 
+@pytest.mark.wide
 def test_musicgen_generates_stereo(parent: Path) -> None:
     model, checkpoint = musicgen(parent, channels=2)
     loaded: Any = onnxport.load(export_of(checkpoint))
@@ -220,15 +230,12 @@ def test_musicgen_generates_stereo(parent: Path) -> None:
 
 def melody(parent: Path, hidden_size: int) -> tuple[Any, Path]:
     """Return MusicGen Melody, and the checkpoint; a text encoder of the same size as the decoder has no projection."""
-    text = {"model_type": "t5", "vocab_size": 64, "d_model": 24, "d_kv": 8, "d_ff": 37, "num_layers": 1, "num_heads": 3}
-    audio = {"model_type": "encodec", "num_filters": 4, "hidden_size": 8, "codebook_size": 32, "codebook_dim": 8}
-    audio |= {"upsampling_ratios": [4, 2], "target_bandwidths": [80.0], "sampling_rate": 32_000, "num_lstm_layers": 1}
     codes = {"vocab_size": 32, "num_codebooks": 4, "audio_channels": 1, "pad_token_id": 32, "bos_token_id": 32}
     layers = {"hidden_size": hidden_size, "num_hidden_layers": 2, "ffn_dim": 37, "num_attention_heads": 4}
     decoder = {"model_type": "musicgen_melody_decoder", **codes, **layers, "max_position_embeddings": 256}
     torch.manual_seed(0)
     config = transformers.MusicgenMelodyConfig(
-        text_encoder=text, audio_encoder=audio, decoder=decoder, num_chroma=12, chroma_length=9
+        text_encoder={**TEXT_ENCODER}, audio_encoder={**AUDIO_ENCODER}, decoder=decoder, num_chroma=12, chroma_length=9
     )
     model = transformers.MusicgenMelodyForConditionalGeneration(config)
     model.generation_config.update(decoder_start_token_id=32, pad_token_id=32, bos_token_id=32, guidance_scale=3.0)

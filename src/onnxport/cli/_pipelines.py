@@ -73,6 +73,15 @@ def run_pipeline(directory: Directory, request: RunRequest, options: Mapping[str
     return RunResult(lines, values)
 
 
+def seeded(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Seed torch with the `seed` of generation settings; return the others, those of Transformers' `generate`."""
+    import torch
+
+    if (seed := settings.get("seed")) is not None:
+        torch.manual_seed(seed)
+    return {name: value for name, value in settings.items() if name != "seed"}
+
+
 class _Named(dict[str, Any]):
     """Arguments of a pipeline by name."""
 

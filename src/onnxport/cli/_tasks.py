@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxport.cli import _preprocess
 from onnxport.cli._heads import multiple_choice, question_answering
-from onnxport.cli._pipelines import PIPELINES, TOP_K, run_pipeline, scores
+from onnxport.cli._pipelines import PIPELINES, TOP_K, run_pipeline, scores, seeded
 from onnxport.cli._preprocess import Arrays
 from onnxport.cli._request import RunRequest, RunResult
 from onnxport.cli._text_to_audio import TEXT_TO_AUDIO, generate_audio
@@ -79,10 +79,7 @@ def recognize_speech(directory: Directory, request: RunRequest, settings: Mappin
             f"{directory.path}: its generation config has no languages (lang_to_id): leave out --language and --task, "
             "which are for multilingual Whisper models"
         )
-    if (seed := options.pop("seed", None)) is not None:
-        import torch
-
-        torch.manual_seed(seed)
+    options = seeded(options)
     return run_pipeline(directory, request, {"generate_kwargs": options} if options else {})
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxport._foreign_errors import translating
 from onnxport.cli._audio import write_audio
-from onnxport.cli._pipelines import refused
+from onnxport.cli._pipelines import refused, seeded
 from onnxport.cli._request import RunRequest, RunResult
 from onnxport.errors import MissingDependencyError, OptionError
 from onnxport.runtime.generators import has_transformers
@@ -40,11 +40,7 @@ def generate_audio(directory: Directory, request: RunRequest, settings: Mapping[
         raise MissingDependencyError(f"{TEXT_TO_AUDIO} needs torch and transformers: pip install 'onnxport[export]'")
     arguments = {} if request.vocoder is None else {"vocoder": load(request.vocoder)}
     pipe = pipeline(TEXT_TO_AUDIO, directory.path, **arguments)
-    settings = dict(settings or {})
-    if (seed := settings.pop("seed", None)) is not None:
-        import torch
-
-        torch.manual_seed(seed)
+    settings = seeded(settings or {})
     with translating(refused(TEXT_TO_AUDIO)):
         made = pipe(request.texts[0], **({"generate_kwargs": settings} if settings else {}))
     samples = np.asarray(made["audio"], dtype=np.float32)

@@ -233,7 +233,9 @@ class OnnxImageTextSeq2Seq(OnnxSeq2Seq):
 
     def _step(self, feed: Mapping[str, Tensor | None], *arguments: Any) -> dict[str, Any]:
         """Run the decoder on the embeddings of its tokens; see `GenerativeModel`."""
-        embeds = modalities.embed_and_merge(self.directory, as_arrays(feed)["input_ids"], ())[EMBEDS]
+        embedding = self._decoder.graph.embedding
+        assert embedding is not None
+        embeds = embedding.embed(as_arrays(feed)["input_ids"])
         return super()._step({EMBEDS: embeds, **{k: v for k, v in feed.items() if k != "input_ids"}}, *arguments)
 
 
