@@ -121,9 +121,22 @@ def test_the_image_is_neither_square_nor_of_one_colour() -> None:
 
 
 @pytest.mark.wide
+@pytest.mark.parametrize("name", ["EncodecModel", "MimiModel"])
+def test_a_codec_as_one_graph_is_compared_on_recordings_of_any_length(name: str, tmp_path: Path) -> None:
+    checkpoint = save(name, tmp_path)
+    transformers.EncodecFeatureExtractor(feature_size=1, sampling_rate=24_000).save_pretrained(checkpoint)
+    manifest = onnxport.export(checkpoint, tmp_path / "out").manifest
+    (component,) = manifest.components
+    assert component.inputs[0].axes == ("batch_size", 1, "audio_sequence")
+    cases = {case["name"]: case for case in manifest.validation["cases"] if case["component"] == "load"}
+    assert {name: bool(case["outputs"]) for name, case in cases.items()} == {"recording": True, "30 s of audio": True}
+
+
+@pytest.mark.wide
 def test_a_sample_of_another_size_than_the_graph_fixes_is_not_compared(tmp_path: Path) -> None:
     checkpoint = save("MimiModel", tmp_path)
     transformers.EncodecFeatureExtractor(feature_size=1, sampling_rate=24_000).save_pretrained(checkpoint)
-    manifest = onnxport.export(checkpoint, tmp_path / "out").manifest
+    options = onnxport.ExportOptions(fix={"audio_sequence": 24_000})
+    manifest = onnxport.export(checkpoint, tmp_path / "out", options).manifest
     notes = [case["note"] for case in manifest.validation["cases"] if case["component"] == "load"]
     assert [note.startswith("the graph takes input_values of the size") for note in notes] == [True, True]

@@ -20,10 +20,17 @@ FAMILIES = {
 }
 OF_MODELS = [patch for patches in FAMILIES.values() for patch in patches]
 ALL: list[Patch] = [*OF_MODELS, *ENGINE_PATCHES, *FAKE_PATCHES, *_PATCHES, _LIMITED_INITIALIZATION, RECORDED_MXFP4]
+_REQUIRED = {"higgs_audio_v2_tokenizer": "torchaudio"}
+"""Package in `transformers.models` to a package that its modeling file imports, and the tests do without."""
+
+
+def _is_importable(patch: Patch) -> bool:
+    required = next((name for package, name in _REQUIRED.items() if f".{package}." in patch.module), None)
+    return required is None or find_spec(required) is not None
 
 
 def test_every_target_resolves() -> None:
-    for patch in ALL:
+    for patch in filter(_is_importable, ALL):
         assert callable(patch.resolve().value) or patch.resolve().value is not None, patch.target
 
 

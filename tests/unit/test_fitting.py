@@ -12,7 +12,7 @@ from onnxport.architectures.kyutai_speech_to_text import KyutaiSpeechToTextOnnxC
 from onnxport.architectures.musicgen import MusicgenDecoderOnnxConfig
 from onnxport.architectures.nemotron3_5_transcribe import NemotronAudioOnnxConfig
 from onnxport.description.derived import DerivedOnnxConfig
-from onnxport.description.fitting import fit, fitted_axes
+from onnxport.description.fitting import fit, fitted_axes, samples_axes
 
 
 def described(config_class: type[DerivedOnnxConfig], **fields: Any) -> DerivedOnnxConfig:
@@ -30,6 +30,16 @@ def described(config_class: type[DerivedOnnxConfig], **fields: Any) -> DerivedOn
 def test_codes_are_channels_or_further_sequences(config_class: type[DerivedOnnxConfig], shape: tuple[int, ...]) -> None:
     input_ids = torch.tensor([[1, 2, 3], [4, 5, 6]])
     assert described(config_class, num_codebooks=4).to_codes(input_ids).shape == shape
+
+
+def test_samples_by_channel_and_their_mask_have_any_length() -> None:
+    samples = {0: "batch", 2: "audio_sequence"}
+    mask = {"padding_mask": torch.ones(2, 240)}
+    assert samples_axes({"input_values": torch.ones(2, 1, 240)}) == {"input_values": samples}
+    expected = {"input_values": samples, "padding_mask": {0: "batch", 1: "audio_sequence"}}
+    assert samples_axes({"input_values": torch.ones(2, 2, 240), **mask}) == expected
+    assert samples_axes({"input_values": torch.ones(2, 240, 128), **mask}) == {}  # a spectrogram
+    assert samples_axes({"input_values": torch.ones(2, 240), **mask}) == {}
 
 
 def test_audio_codes_are_as_long_as_the_token_ids() -> None:

@@ -38,6 +38,7 @@ PATCHED: dict[str, str] = {
     "granite_speech5": "granite_speech5",
     "granite_speech_plus": "granite_speech",
     "higgs_audio_v2": "higgs_audio_v2",
+    "higgs_audio_v2_tokenizer": "xcodec",
     "informer": "autoformer",
     "led": "led",
     "lightglue": "lightglue",
@@ -83,6 +84,7 @@ PATCHED: dict[str, str] = {
     "visual_bert": "visual_bert",
     "vitdet": "vitdet",
     "vits": "vits",
+    "xcodec": "xcodec",
     "xlstm": "xlstm",
     "zoedepth": "dpt",
 }

@@ -8,13 +8,10 @@ from typing import TYPE_CHECKING, Any
 from onnxport.architectures._architecture import Architecture
 from onnxport.configs._base import Axes, OnnxConfig, model_of
 from onnxport.configs._parameters import compute_effective_axis_dimension
-from onnxport.description.lstm import scan_lstm
 from onnxport.patching.patch import EAGER, Patch
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedConfig
-    from transformers.models.encodec.modeling_encodec import EncodecLSTM
 
     from onnxport.description.preprocessor import Preprocessor
 
@@ -30,18 +27,6 @@ def _one_step(original: type[range]) -> Callable[..., Iterable[int]]:
         return (bounds[0],) if is_one_chunk else original(*bounds)
 
     return steps
-
-
-def _scanned(_: object) -> Callable[[EncodecLSTM, torch.Tensor], torch.Tensor]:
-    """Run the layers of an LSTM on [batch, channels, frames], and add its inputs."""
-
-    def forward(self: EncodecLSTM, hidden_states: torch.Tensor) -> torch.Tensor:
-        inputs = states = hidden_states.permute(2, 0, 1)
-        for layer in range(self.lstm.num_layers):
-            states = scan_lstm(self.lstm, states, f"l{layer}")
-        return (states + inputs).permute(1, 2, 0)
-
-    return forward
 
 
 _FRAMES = 10
@@ -96,13 +81,6 @@ ARCHITECTURES: tuple[Architecture, ...] = (
                 "the loop over the chunks of audio that has a single chunk specializes its length",
                 EAGER,
                 "torch.export supports a range with a single step of symbolic size",
-            ),
-            Patch(
-                f"{_MODULE}:EncodecLSTM.forward",
-                _scanned,
-                "a captured LSTM has one number of frames",
-                EAGER,
-                "torch.export captures nn.LSTM with a symbolic length",
             ),
         ),
     ),

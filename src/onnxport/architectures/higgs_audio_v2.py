@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from onnxport.architectures._architecture import Architecture, Tiny
+from onnxport.architectures._architecture import Architecture
 from onnxport.patching.patch import Patch
 
 if TYPE_CHECKING:
@@ -47,21 +47,6 @@ ARCHITECTURES: tuple[Architecture, ...] = (
                 "none known: ONNX Runtime 1.27 fails if a mask selects no rows",
                 "ONNX Runtime supports a mask that selects no rows",
             ),
-        ),
-    ),
-    Architecture(
-        ("higgs_audio_v2_tokenizer",),
-        tiny=Tiny(
-            fields={
-                "acoustic_model_config": {
-                    "...": 0,
-                    "encoder_hidden_size": 8,
-                    "hidden_size": 256,
-                    "downsampling_ratios": [8, 5, 4, 2, 3],
-                    "upsampling_ratios": [8, 5, 4, 2, 3],
-                }
-            },
-            feature_extractor_arguments={"sampling_rate": 24000, "hop_length": 960},
         ),
     ),
 )

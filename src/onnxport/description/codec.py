@@ -29,8 +29,6 @@ _OTHER_FORMS = (_LATENTS, "quantized_representation")
 """What a decoder takes instead of the codes."""
 _CODE_AXES = {3: {0: "batch", 2: "codes"}, 4: {1: "batch", 3: "codes"}}
 """Rank of codes to their axes: [batch, quantizers, codes], and EnCodec's [chunks, batch, quantizers, codes]."""
-_CHANNELS_RANK = 3
-"""Rank of samples by channel, [batch, channels, samples]."""
 _FRAMES = {0: "batch", 1: "codes"}
 """Axes of latents, [batch, codes, size], and of a mask."""
 _FEW_CODES = 4
@@ -85,11 +83,6 @@ class CodecEncoderOnnxConfig(DerivedOnnxConfig):
     def parameters_of(self, model: PreTrainedModel) -> tuple[str, ...]:
         """Return the names of the encoder's parameters."""
         return tuple(inspect.signature(type(model).encode).parameters)
-
-    def _axes_of(self, inputs: Mapping[str, Any]) -> dict[str, Mapping[int, str]]:
-        axes = super()._axes_of(inputs)
-        is_by_channel = inputs["input_values"].dim() == _CHANNELS_RANK
-        return {**axes, **({"input_values": {0: "batch", 2: "audio_sequence"}} if is_by_channel else {})}
 
     @property
     def outputs(self) -> Axes:

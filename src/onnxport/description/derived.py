@@ -27,7 +27,7 @@ from onnxport.description.dummy_inputs import (
     leading_placeholders,
     parameters_named_in,
 )
-from onnxport.description.fitting import fit, fitted_axes
+from onnxport.description.fitting import fit, fitted_axes, samples_axes
 from onnxport.description.layer_probing import probed_dummies
 from onnxport.description.requirements import (
     forwarded_parameters,
@@ -235,9 +235,13 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
     def _generate_dummy_audio(
         self, batch_size: int = 2, sampling_rate: int = 22050, time_duration: float = 5.0, frequency: int = 220
     ) -> list[Any]:
-        """Make audio; for codecs a second of it: their first layers have a hidden state for each sample."""
-        seconds = min(time_duration, 1.0) if sampling_rate > _SPEECH_RATE else time_duration
-        return super()._generate_dummy_audio(batch_size, sampling_rate, seconds, frequency)
+        """Make audio; for codecs almost a second of it: their first layers have a hidden state for each sample.
+
+        The number of samples is odd: codecs pad it to a multiple and trim what they decode, which multiples don't need.
+        """
+        if sampling_rate > _SPEECH_RATE:
+            time_duration = min(time_duration, 1.0) - 0.5 / sampling_rate
+        return super()._generate_dummy_audio(batch_size, sampling_rate, time_duration, frequency)
 
     def run(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Run the model; see `OnnxConfig`. One that drops its recurrent state runs token by token, unless traced."""
@@ -377,6 +381,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
         for name, rank in _RANKS.items():
             if name in inputs and inputs[name].dim() != rank:  # frames of a video, patches, channels of audio
                 axes[name] = {0: "batch"}
+        axes |= samples_axes(inputs)
         axes |= fitted_axes(self._config, inputs)
         for name, label in (("pixel_position_ids", "patches"), ("image_attention_mask", "num_images")):
             if name in inputs:

@@ -245,9 +245,9 @@ def _axes_of(
     sequences = [one for one in inputs if one.name in _SEQUENCES and one.rank <= _RANKS.get(one.name, one.rank)]
     documented_axes = {name for one in inputs for name in one.documented}
     samples = next((one for one in inputs if one.name == "input_values" and parameter.name == "padding_mask"), None)
-    if samples is not None and len(parameter.shape) == 2:
+    if samples is not None:  # as feature extractors make it, whatever its documentation says
         yield [samples.axis(0), samples.axis(samples.rank - 1)]
-    elif masked is not None:
+    if masked is not None:
         yield [masked.axis(index) for index in range(3 if masked.labels.get(1) == "choice" else 2)]
     elif same is not None:
         yield [same.axis(index) for index in range(same.rank)]

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 _FRAMES = 20
 _FEATURES_AND_MASK = ("input_features", "input_features_mask")
+_CHANNELS_RANK = 3
+_MAX_CHANNELS = 2
+"""Most channels of audio, [batch, channels, samples]; a spectrogram, [batch, frames, mel bins], has more frames."""
 
 
 def fit(config: PreTrainedConfig, parameters: Iterable[str], inputs: dict[str, Any]) -> None:
@@ -29,6 +32,16 @@ def fit(config: PreTrainedConfig, parameters: Iterable[str], inputs: dict[str, A
         return
     _fit_audio_to_text(config, inputs)
     _fit_codec_inputs(config, inputs)
+
+
+def samples_axes(inputs: Mapping[str, Any]) -> dict[str, Mapping[int, str]]:
+    """Return the dynamic axes of samples by channel, [batch, channels, samples], and of their mask, by name."""
+    audio = inputs.get("input_values")
+    if audio is None or audio.dim() != _CHANNELS_RANK or audio.shape[1] > _MAX_CHANNELS:
+        return {}
+    masks = {name: value.dim() - 1 for name, value in inputs.items() if name.endswith("mask")}
+    covering = {name: last for name, last in masks.items() if inputs[name].shape[last] == audio.shape[2]}
+    return {name: {0: "batch", last: "audio_sequence"} for name, last in {"input_values": 2, **covering}.items()}
 
 
 def fitted_axes(config: PreTrainedConfig, inputs: Mapping[str, Any]) -> dict[str, Mapping[int, str]]:

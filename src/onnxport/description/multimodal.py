@@ -361,8 +361,9 @@ class ImageSizesEncoderOnnxConfig(ModalityEncoderOnnxConfig):
         """Run the encoder with `image_sizes` from the image's shape."""
         import torch
 
-        height, width = arguments[self._input].shape[-2:]
-        named = {**arguments, "image_sizes": [(height, width)]}
+        sizes = [tuple(arguments[self._input].shape[-2:])]
+        exporting = torch.compiler.is_exporting()  # then they are symbolic integers, which no tensor keeps
+        named = {**arguments, "image_sizes": sizes if exporting else torch.tensor(sizes)}
         model = model_of(forward)
         features = encoded(model, self.method_of(model), named)
         return {self._output: torch.cat(list(features)) if isinstance(features, list | tuple) else features}

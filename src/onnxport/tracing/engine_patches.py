@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnxport.architectures._clamping import clamps_always
-from onnxport.architectures._codec_padding import padding_patches
+from onnxport.architectures._seanet import seanet_patches
 from onnxport.architectures._symbolic_int import symbolic_int
 from onnxport.patching.patch import EAGER, SLOW, Patch
 from onnxport.tracing._decompose import decompose, promote
@@ -417,7 +417,7 @@ def _symbolic_length(original: Callable[..., int]) -> Callable[..., Size]:
 
 
 def size_patches(modules: Sequence[str]) -> tuple[Patch, ...]:
-    """Return patches of `torch_int`, `len` and convolutions' padding that keep sizes symbolic in modeling files.
+    """Return patches of `torch_int`, `len` and SEANet's layers that keep sizes symbolic in modeling files.
 
     Args:
         modules: names of imported modeling files.
@@ -444,4 +444,4 @@ def size_patches(modules: Sequence[str]) -> tuple[Patch, ...]:
         )
         for name in modules
     )
-    return (*integers, *lengths, *(patch for name in modules for patch in padding_patches(name)))
+    return (*integers, *lengths, *(patch for name in modules for patch in seanet_patches(name)))

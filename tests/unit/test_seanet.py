@@ -7,7 +7,7 @@ import torch
 from transformers import EncodecConfig
 from transformers.models.encodec.modeling_encodec import EncodecConv1d
 
-from onnxport.architectures._codec_padding import _pad_by_sizes
+from onnxport.architectures._seanet import _pad_by_sizes
 
 
 @pytest.mark.parametrize("causal", [True, False])

@@ -1,8 +1,9 @@
-"""Compute the padding of audio codecs' convolutions: EnCodec's, and its copies in Mimi, Pocket TTS and WavTokenizer.
+"""Run the layers of SEANet, EnCodec's encoder and decoder, and their copies in Mimi, Pocket TTS and WavTokenizer.
 
-Transformers 5.23 computes it with tensors (`extra_padding = ideal_length - length`), which makes the length of the
-padded audio data-dependent. The input length alone determines it. It also branches on whether there are fewer samples
-than the padding that reflects them, which would be the least length of the audio in a graph.
+Transformers 5.23 computes the padding of convolutions with tensors (`extra_padding = ideal_length - length`), which
+makes the length of the padded audio data-dependent. The input length alone determines it. It also branches on whether
+there are fewer samples than the padding that reflects them, which would be the least length of the audio in a graph.
+The LSTM would have the number of frames that it was captured with.
 """
 
 from __future__ import annotations
@@ -11,25 +12,25 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from onnxport.description.lstm import scan_lstm
 from onnxport.patching.patch import EAGER, Patch
 
 if TYPE_CHECKING:
     import torch
     from transformers.cache_utils import Cache
-    from transformers.models.encodec.modeling_encodec import EncodecConv1d
+    from transformers.models.encodec.modeling_encodec import EncodecConv1d, EncodecLSTM
     from transformers.models.mimi.modeling_mimi import MimiConv1d
 
 
-def padding_patches(module: str) -> tuple[Patch, ...]:
-    """Return patches of the convolutions in a modeling file.
+def seanet_patches(module: str) -> tuple[Patch, ...]:
+    """Return patches of the convolutions in a modeling file, and of its LSTM.
 
     Args:
         module: name of an imported module.
     """
-    classes = [
-        name for name, value in vars(sys.modules[module]).items() if all(hasattr(value, one) for one in _METHODS)
-    ]
-    return tuple(
+    classes = vars(sys.modules[module]).items()
+    convolutions = [name for name, value in classes if all(hasattr(value, one) for one in _METHODS)]
+    padding = (
         Patch(
             f"{module}:{name}.forward",
             _pad_by_sizes,
@@ -37,12 +38,36 @@ def padding_patches(module: str) -> tuple[Patch, ...]:
             EAGER,
             "Transformers computes the padding from sizes",
         )
-        for name in classes
+        for name in convolutions
     )
+    recurrence = (
+        Patch(
+            f"{module}:{name}.forward",
+            _scanned,
+            "a captured LSTM has one number of frames",
+            EAGER,
+            "torch.export captures nn.LSTM with a symbolic length",
+        )
+        for name, _ in classes
+        if convolutions and name.endswith("LSTM")
+    )
+    return (*padding, *recurrence)
 
 
 _METHODS = ("_get_extra_padding_for_conv1d", "_pad1d")
 """Methods of such a convolution."""
+
+
+def _scanned(_: object) -> Callable[[EncodecLSTM, torch.Tensor], torch.Tensor]:
+    """Run the layers of an LSTM on [batch, channels, frames], and add its inputs."""
+
+    def forward(self: EncodecLSTM, hidden_states: torch.Tensor) -> torch.Tensor:
+        inputs = states = hidden_states.permute(2, 0, 1)
+        for layer in range(self.lstm.num_layers):
+            states = scan_lstm(self.lstm, states, f"l{layer}")
+        return (states + inputs).permute(1, 2, 0)
+
+    return forward
 
 
 def _pad_by_sizes(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
