@@ -108,6 +108,7 @@ MODULES: dict[str, str] = {
     "gemma4_unified_assistant": "gemma4",
     "gemma4_unified_text": "gemma4",
     "git": "git",
+    "glm_image": "glm_image",
     "gpt_neo": "gpt_neo",
     "gradium_phonon_tts": "pocket_tts",
     "granite4_vision": "granite4_vision",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -203,6 +205,59 @@ def _repeated_merger(module: Any, _: PatchPositions) -> _Method:
     return forward
 
 
+def _prefixed_patches(module: Any, positions: PatchPositions) -> _Method:
+    """Embed the patches of all images; their class tokens and registers precede all of them, in RADIO each image.
+
+    A table of positions is resized to the square around an image: to its longer side in both directions.
+    """
+    import torch
+
+    def embed(pixel_values: Any, image_grid_hw: Any) -> Any:
+        row, column = positions.row_and_column(1)
+        most = torch.maximum(positions.rows, positions.columns)
+        square = replace(positions, rows=most, columns=most, index_in_frame=row * most + column)
+        indices, weights = interpolated(square, 1, (module.max_rows, "bilinear", False, "border"))
+        embeddings = module.patch_projection(pixel_values)
+        added = (module.position_embedding[0][indices] * weights[:, :, None]).sum(1)
+        prefix = module.cls_register_token.expand(image_grid_hw.shape[0], -1, -1).flatten(0, 1)
+        return torch.cat([prefix, embeddings + added.to(embeddings.dtype)])[None]
+
+    return embed
+
+
+def _packed_encoder(module: Any, positions: PatchPositions) -> _Method:
+    """Run RADIO on the patches of all images, which attend to each other and to the prefix of their image."""
+    import torch
+
+    def forward(pixel_values: Any, image_grid_hw: Any, **_: Any) -> Any:
+        side, count, images = module.config.patch_size, module.config.num_summary_tokens, image_grid_hw.shape[0]
+        patches = module.input_conditioner(pixel_values.reshape(-1, module.config.num_channels, side, side))
+        states = module.embeddings(patches.flatten(1), image_grid_hw)
+        prefix = torch.arange(images, device=states.device)[:, None].expand(-1, count).flatten()
+        states = module.encoder(states, cu_seqlens=torch.cat([prefix, positions.image])).last_hidden_state[0]
+        summary = states[: images * count].unflatten(0, (images, count))[:, module.summary_idxs].flatten(1)
+        output_class = vars(sys.modules[type(module).__module__])["RadioModelOutput"]
+        return output_class(summary=summary, features=states[images * count :], last_hidden_state=states[None])
+
+    return forward
+
+
+def _shuffled_features(module: Any, positions: PatchPositions) -> _Method:
+    """Project the blocks of patches of all images at once, which Nemotron-H Omni shuffles image by image."""
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+    side = round(1 / module.config.downsample_ratio)
+
+    def get_image_features(pixel_values: Any, image_grid_hw: Any, **_: Any) -> Any:
+        features = module.vision_model(pixel_values, image_grid_hw=image_grid_hw).features
+        if module.vision_final_layernorm is not None:
+            features = module.vision_final_layernorm(features)
+        blocks = features[positions.block_order(side)].reshape(-1, side**2 * features.shape[-1])
+        return BaseModelOutputWithPooling(pooler_output=module.multi_modal_projector(blocks))
+
+    return get_image_features
+
+
 _METHODS: dict[tuple[str, str, str], Callable[[Any, PatchPositions], _Method]] = {
     ("VisionEmbeddings", "forward", "lengths"): _embeddings_by_image,  # GLM-4V and after
     ("ResamplerModel", "_temporal_slicing", "grid_thw"): _duplicated_frames,  # Ernie 4.5
@@ -215,5 +270,8 @@ _METHODS: dict[tuple[str, str, str], Callable[[Any, PatchPositions], _Method]] =
     ("HYV4VLVisionPatchMerger", "forward", "size"): _newline_merger,
     ("(?<!Attention)Merger", "forward", "target_sizes"): _repeated_merger,  # MiniCPM
     ("VisionShortConv", "forward", "grid_thw"): _short_convolution,  # LFM 3
+    ("^Radio.*", "_embed_packed_patches", "image_grid_hw"): _prefixed_patches,
+    ("^RadioModel", "_forward_packed", "image_grid_hw"): _packed_encoder,
+    ("^NemotronH_Omni_.*", "get_image_features", "image_grid_hw"): _shuffled_features,
 }
 """Suffix of a class name, name of a method, and one of its parameters, to the factory of the method's replacement."""

@@ -30,13 +30,17 @@ if TYPE_CHECKING:
 
 _SIZES = ((4, 6), (6, 4))
 """Heights and widths of dummy images, in merged patches: larger than one window, with equal numbers of patches."""
-_GRIDS = ("image_grid_thw", "target_sizes")
-"""Parameter names of a multimodal model for the grids; with the second, which has no frames, patches are one image."""
+_GRIDS = ("image_grid_thw", "target_sizes", "image_grid_hw")
+"""Parameter names of a multimodal model for the grids; with the second, patches are one image."""
+_FRAMELESS = _GRIDS[1:]
+"""Those of grids without frames, [images, 2]."""
 _VECTOR, _IMAGE, _BLOCK, _SAMPLE = "vector", "image", "block", "sample"
 _PATCH_FORMATS = (_VECTOR, _IMAGE, _BLOCK, _SAMPLE)
 """Formats of a patch: a vector of its values, an image, an image of a block of patches, channels last, or an image in
 a sample of all patches."""
 _ENCODER_GRIDS = ("grid_thw", *_GRIDS)
+_ALONE = _ENCODER_GRIDS[:-1]
+"""Those of encoders that are exported alone: RADIO also takes images of one size, without grids."""
 
 
 def takes_packed_patches(model: PreTrainedModel) -> bool:
@@ -52,10 +56,13 @@ def _model_grid_name(model: PreTrainedModel) -> str | None:
 
 def is_packed_patch_model(model: PreTrainedModel) -> bool:
     """Return whether a model is a vision encoder that takes packed patches and grids."""
-    forward = type(model).forward
-    return (
-        "input_ids" not in inspect.signature(forward).parameters and _grid_name_of(forward, _ENCODER_GRIDS) is not None
-    )
+    return _takes_grids(model, _ALONE)
+
+
+def _takes_grids(module: Any, names: tuple[str, ...]) -> bool:
+    """Return whether a module is a vision encoder with a parameter of one of these names."""
+    forward = type(module).forward
+    return "input_ids" not in inspect.signature(forward).parameters and _grid_name_of(forward, names) is not None
 
 
 def _grid_name_of(method: Any, names: tuple[str, ...]) -> str | None:
@@ -124,10 +131,11 @@ class PackedPatchEncoderOnnxConfig(OnnxConfig):
         grids = [(1, high * side, wide * side) for high, wide in (_SIZES[i % len(_SIZES)] for i in range(count))]
         patches = sum(high * wide for _, high, wide in grids)
         shape = _patch_shape_of(self._encoder, self._patch_format)
+        sizes = torch.tensor(grids)[:, int(self._grid_name in _FRAMELESS) :]
         if self._grid_name == _GRIDS[1]:
-            return torch.tensor(grids)[:, 1:], torch.zeros(1, *shape[:-1], patches * shape[-1])
+            return sizes, torch.zeros(1, *shape[:-1], patches * shape[-1])
         batch = (1,) if self._patch_format == _SAMPLE else ()
-        return torch.tensor(grids), torch.zeros(*batch, patches, *shape)
+        return sizes, torch.zeros(*batch, patches, *shape)
 
     def _inspect_forward(self, model: PreTrainedModel) -> dict[str, Any]:
         """Run the model with each format of patches until one is accepted; return its outputs.
@@ -136,12 +144,15 @@ class PackedPatchEncoderOnnxConfig(OnnxConfig):
             UnsupportedError: the model accepts no format.
         """
         import torch
+        from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
         formats = _PATCH_FORMATS if self._grid_name != _GRIDS[1] else (_IMAGE,)
         for self._patch_format in formats:
             try:
                 with torch.no_grad():
                     return dict(self.run(model, move(self.generate_dummy_inputs(None), model)))
+            except DynamicOutputShapeException:  # the model selects features by their positions (RADIO)
+                return {"image_features": None}
             except (RuntimeError, TypeError, ValueError) as error:
                 failure = error
         raise missing_inputs(
@@ -167,9 +178,10 @@ class PackedPatchEncoderOnnxConfig(OnnxConfig):
         if self._patch_format == _BLOCK:
             side = _merge_size(self._encoder.config)
             return grids * grids.new_tensor([1, side, side]), patches.shape[0] * side**2
-        if self._grid_name != _GRIDS[1]:
-            return grids, patches.shape[self._patch_axis]
-        return torch.nn.functional.pad(grids, (1, 0), value=1), patches.shape[3] // patches.shape[2]
+        if self._grid_name in _FRAMELESS:
+            grids = torch.nn.functional.pad(grids, (1, 0), value=1)
+        is_image = self._grid_name == _GRIDS[1]
+        return grids, patches.shape[3] // patches.shape[2] if is_image else patches.shape[self._patch_axis]
 
     def _encode(self, forward: Any, arguments: Mapping[str, Any]) -> Any:
         """Return the output of `get_image_features`."""
@@ -297,7 +309,7 @@ def _concatenated(features: Any) -> Any:
 
 def _vision_encoder_of(model: PreTrainedModel) -> Any:
     """Return the submodule that takes packed patches and grids."""
-    return next(module for module in model.modules() if is_packed_patch_model(module) and hasattr(module, "config"))
+    return next(one for one in model.modules() if _takes_grids(one, _ENCODER_GRIDS) and hasattr(one, "config"))
 
 
 def _merge_size(config: PreTrainedConfig) -> int:
@@ -305,6 +317,7 @@ def _merge_size(config: PreTrainedConfig) -> int:
     kernels = [getattr(config, name, None) for name in ("merge_kernel_size", "window_kernel_size")]
     sides = [kernel[0] for kernel in kernels if kernel]
     sides += [getattr(config, name, None) or 1 for name in ("spatial_merge_size", "merge_size")]
+    sides.append(round(1 / (getattr(config, "downsample_ratio", None) or 1)))
     return int(max(sides) ** (getattr(config, "merger_times", None) or 1))
 
 

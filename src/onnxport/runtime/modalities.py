@@ -24,7 +24,7 @@ Inputs = Mapping[str, "NDArray[Any] | None"]
 """A model's inputs by name; None for missing ones."""
 ENCODED = "encoder_features"
 """Argument of `forward` with the encoders' outputs, if they were computed before the first step."""
-_IMAGE_SIZES = "image_sizes"
+_IMAGE_SIZES, _PADDING_MASK = "image_sizes", "padding_mask"
 _CROPS = "pixel_values_local"
 """Crops of all images; an image that is small has none."""
 POSITION_MASK = "image_embeds_position_mask"
@@ -93,7 +93,7 @@ def encode(directory: Directory, modalities: Sequence[Modality], inputs: Inputs)
         _check_length(modality, feed)
         _check_merge(modality, inputs)
         output = modality.output_with_images if with_images and modality.output_with_images else modality.output
-        runs = [graph.run(part) for part in _cropped(graph, modality.input, feed, inputs.get(_IMAGE_SIZES))]
+        runs = [graph.run(part) for part in _cropped(graph, modality.input, feed, inputs)]
         outputs = {name: to_array(value) for name, value in runs[-1].items()}
         rows = [to_array(run[output]) for run in runs]
         embeddings = np.concatenate([values.reshape(-1, values.shape[-1]) for values in rows])
@@ -110,21 +110,24 @@ def _check_length(modality: Modality, feed: Mapping[str, NDArray[Any]]) -> None:
         )
 
 
-def _cropped(
-    graph: Graph, name: str, feed: dict[str, NDArray[Any]], sizes: NDArray[Any] | None
-) -> list[dict[str, NDArray[Any]]]:
-    """Return the inputs of an encoder of one image: each image without its padding; else the feed itself.
+def _cropped(graph: Graph, name: str, feed: dict[str, NDArray[Any]], inputs: Inputs) -> list[dict[str, NDArray[Any]]]:
+    """Return the inputs of an encoder of one image or clip: each without its padding; else the feed itself.
 
     Args:
         graph: the encoder.
         name: its main input.
         feed: its inputs.
-        sizes: height and width of each image, [images, 2]; None if no image is padded.
+        inputs: the model's inputs: `image_sizes`, the height and width of each image, [images, 2], or `padding_mask`,
+            which is 1 for the samples of each clip, [clips, samples].
     """
-    if sizes is None or _IMAGE_SIZES in graph.inputs or graph.inputs[name].axes[0] != 1:
+    given = _PADDING_MASK if name == "input_values" else _IMAGE_SIZES
+    extents = inputs.get(given)
+    if extents is None or given in graph.inputs or graph.inputs[name].axes[0] != 1:
         return [feed]
-    images = zip(feed[name], sizes, strict=True)
-    return [{**feed, name: image[None, :, :height, :width]} for image, (height, width) in images]
+    if given == _PADDING_MASK:
+        extents = extents.sum(axis=1, keepdims=True)
+    ends = [tuple(slice(int(size)) for size in one) for one in extents]
+    return [{**feed, name: value[(None, ..., *end)]} for value, end in zip(feed[name], ends, strict=True)]
 
 
 def _check_merge(modality: Modality, inputs: Inputs) -> None:
