@@ -58,6 +58,7 @@ PATCHED: dict[str, str] = {
     "nllb_moe": "nllb_moe",
     "omdet_turbo": "omdet_turbo",
     "parakeet": "parakeet",
+    "pe_audio_video": "pe",
     "pegasus_x": "pegasus_x",
     "prompt_depth_anything": "dpt",
     "qwen4_exp": "qwen4_exp",

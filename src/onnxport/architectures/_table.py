@@ -194,6 +194,7 @@ MODULES: dict[str, str] = {
     "parakeet_rnnt": "parakeet",
     "parakeet_tdt": "parakeet",
     "pe_audio_encoder": "pe",
+    "pe_audio_video": "pe",
     "pe_video_encoder": "pe",
     "pegasus_x": "pegasus_x",
     "perceiver": "perceiver",

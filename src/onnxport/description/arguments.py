@@ -126,8 +126,27 @@ def overridden(model: PreTrainedModel, config: OnnxConfig) -> Iterator[None]:
         for config in _configs_of_modules(model):
             attention = {_ATTENTION: values[_ATTENTION]}
             replacements |= {(id(one.owner), one.name): one for one in _replacements(config, attention)}
+    else:
+        replacements |= {(id(one.owner), one.name): one for one in attention_restored(model)}
     with patching(*replacements.values(), *padding_defined(model.config)):
         yield
+
+
+def attention_restored(model: PreTrainedModel) -> tuple[Replacement, ...]:
+    """Return the changes of the configurations of submodels that have lost their attention implementation.
+
+    Without one, masks are ignored. PE-AV's configuration makes those of its parts each time that they are read, which
+    resets the implementation of the text configuration that they share (Transformers 5.24).
+
+    Args:
+        model: the model.
+    """
+    from transformers import PreTrainedModel
+
+    modules = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    lost = {id(one.config): one for one in modules if one.config._attn_implementation is None}
+    name = "_attn_implementation_internal"
+    return tuple(Replacement(one.config, name, "sdpa" if one._supports_sdpa else "eager") for one in lost.values())
 
 
 def _configs_of_modules(model: PreTrainedModel) -> Iterator[PreTrainedConfig]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 _LABELS = {"batch_size": "batch", "sequence_length": "sequence"}
+_VIDEOS, _FRAMES = "pixel_values_videos", "num_frames"
 
 
 def documented_dummies(model: PreTrainedModel, inputs: Collection[str]) -> dict[str, DummyInput]:
@@ -47,11 +48,14 @@ def _dummy(parameter: ForwardParameter, config: PreTrainedConfig) -> DummyInput 
         return None
     is_integer = parameter.name.endswith(("mask", "codes")) or "id" in parameter.name
     dtype = parameter.dtype or ("int64" if is_integer else "float32")
-    labels = {index: axis.label for index, axis in enumerate(known) if axis.label}
+    labels = {index: axis.label for index, axis in enumerate(known) if axis.label and axis.label != _FRAMES}
 
     def make(context: InputContext) -> torch.Tensor:
         sizes = {"batch": context.batch, "sequence": context.length}
-        shape = tuple(sizes.get(axis.label, axis.size) for axis in known)
-        return DocumentedInput(parameter.name, dtype, shape, labels).make(context.config, context.inputs)
+        shape = [sizes.get(axis.label, axis.size) for axis in known]
+        videos = context.inputs.get(_VIDEOS)
+        if parameter.shape[1:2] == (_FRAMES,) and videos is not None:  # those of the videos, which are static
+            shape[1] = videos.shape[1]
+        return DocumentedInput(parameter.name, dtype, tuple(shape), labels).make(context.config, context.inputs)
 
     return DummyInput(labels, make)

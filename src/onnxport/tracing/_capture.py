@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from onnxport.passes.scopes import scopes_of
 from onnxport.tracing._steps import begin_step
 from onnxport.tracing.scope import capturing
 from onnxport.weights.parameters import ParameterTensor
@@ -204,10 +206,32 @@ def default_opset() -> int:
 
 
 def _name_parameters(exported: onnx_ir.Model, model: PreTrainedModel) -> None:
-    """Replace each initializer that a checkpoint provides with its name, dtype and shape."""
-    names = set(model.state_dict(keep_vars=True))
+    """Replace each initializer that a checkpoint provides with its name, dtype and shape.
+
+    A layer's parameter that is tied to those of other stacks (PE-AV's encoders) has its name in the stack that uses it.
+    """
+    tied: dict[int, list[str]] = {}
+    names = {name: tied.setdefault(id(tensor), []) for name, tensor in model.state_dict(keep_vars=True).items()}
+    for name, group in names.items():
+        group.append(name)
     for graph in exported.graphs():
-        for name, value in graph.initializers.items():
+        for name, value in list(graph.initializers.items()):
             tensor = value.const_value
-            if name in names and tensor is not None:
-                value.const_value = ParameterTensor(name, tensor.dtype, tensor.shape.numpy())
+            if name not in names or tensor is None:
+                continue
+            if len(names[name]) > 1 and _LAYER.search(name) and (used := _used_name(value, names[name])) != name:
+                graph.initializers.pop(name)
+                value.name = used
+                graph.initializers[used] = value
+            value.const_value = ParameterTensor(str(value.name), tensor.dtype, tensor.shape.numpy())
+
+
+_LAYER = re.compile(r"\.\d+\.")
+"""Index of a layer in the name of its parameter."""
+
+
+def _used_name(value: onnx_ir.Value, names: Sequence[str]) -> str:
+    """Return which of its names a tied parameter has in a module that uses it; its own if in any or in none."""
+    scopes = {scope for node, _ in value.uses() for scope in scopes_of(node)}
+    used = [name for name in names if name.rpartition(".")[0] in scopes]
+    return str(value.name) if value.name in used or not used else used[0]

@@ -15,6 +15,7 @@ import numpy as np
 from onnxport import samples
 from onnxport._foreign_errors import translating
 from onnxport._transformers_api import call_forward
+from onnxport.description.arguments import attention_restored
 from onnxport.description.axes import is_cached
 from onnxport.description.dummy_inputs import leading_placeholders, placeholder_token_id
 from onnxport.description.forward import NO_TOKEN_TYPES, NO_TYPE_EMBEDDINGS
@@ -22,6 +23,7 @@ from onnxport.description.image_processing import IMAGES, PIXEL_MASK, PIXEL_VALU
 from onnxport.description.sentence_modules import HEAD
 from onnxport.description.tolerances import Tolerance
 from onnxport.errors import MissingInputError, NoKernelError, SizeLimitError, UnsupportedError
+from onnxport.patching.scope import patching
 from onnxport.runtime.bark import OnnxBark
 from onnxport.runtime.models import OnnxSplitEncoders
 from onnxport.runtime.music import OnnxMusicgen
@@ -345,7 +347,7 @@ def _run(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> dict[str
     from onnxport.tracing.random_numbers import ConstantDraws
 
     noise = {"sample": False} if "sample" in inspect.signature(type(model).forward).parameters else {}
-    with torch.no_grad(), ConstantDraws():
+    with torch.no_grad(), ConstantDraws(), patching(*attention_restored(model)):
         result = call_forward(model, {**inputs, **noise})
         if hasattr(model, HEAD):
             result = getattr(model, HEAD).results(result, inputs)
