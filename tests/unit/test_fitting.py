@@ -53,10 +53,12 @@ def test_audio_codes_are_as_long_as_the_token_ids() -> None:
 def test_samples_of_a_codec_match_semantic_frames() -> None:
     semantic = SimpleNamespace(feature_projection_input_dim=160)
     config = SimpleNamespace(model_type="any", semantic_model_config=semantic, downsampling_ratios=[2, 5])
-    inputs: dict[str, Any] = {"input_values": torch.ones(2, 777)}
+    masks = {"padding_mask": torch.ones(2, 777), "input_features_mask": torch.ones(2, 39)}  # of an extractor
+    inputs: dict[str, Any] = {"input_values": torch.ones(2, 777), **masks}
     fit(config, ["input_values", "input_features"], inputs)
     samples, frames = inputs["input_values"].shape[2], inputs["input_features"].shape[1]
     assert samples == 10 * frames and inputs["input_features"].shape[2] == 160
+    assert inputs["padding_mask"].shape == (2, samples) and inputs["input_features_mask"].shape == (2, frames)
     axes = fitted_axes(config, inputs)
     assert axes["input_values"][2] == axes["input_features"][1]
 

@@ -76,5 +76,9 @@ def _fit_codec_inputs(config: PreTrainedConfig, inputs: dict[str, Any]) -> None:
     semantic, audio = getattr(config, "semantic_model_config", None), inputs.get("input_values")
     if semantic is None or audio is None or not hasattr(config, "downsampling_ratios"):
         return
-    inputs["input_values"] = torch.zeros(audio.shape[0], 1, _FRAMES * math.prod(config.downsampling_ratios))
+    samples = _FRAMES * math.prod(config.downsampling_ratios)
+    inputs["input_values"] = torch.zeros(audio.shape[0], 1, samples)
     inputs["input_features"] = torch.zeros(audio.shape[0], _FRAMES, semantic.feature_projection_input_dim)
+    for name, length in (("padding_mask", samples), (_FEATURES_AND_MASK[1], _FRAMES)):
+        if name in inputs:
+            inputs[name] = inputs[name].new_ones(audio.shape[0], length)
