@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import onnxruntime_genai as genai
 from _results import main
 
@@ -25,4 +26,22 @@ def chat(directory: str, case: dict[str, Any]) -> str:
     return "answer ="
 
 
-main({"smollm2": chat})
+def transcribe(directory: str, case: dict[str, Any]) -> str:
+    model = genai.Model(directory)
+    features = case["inputs"]["input_features"]
+    inputs = genai.NamedTensors()
+    inputs["input_features"] = np.array(features["data"], np.float32).reshape(features["shape"])
+    inputs["input_ids"] = np.array([case["prompt"]], np.int32)
+    parameters = genai.GeneratorParams(model)
+    length = len(case["tokens"])
+    parameters.set_search_options(max_length=length, min_length=length)
+    generator = genai.Generator(model, parameters)
+    generator.set_inputs(inputs)
+    while not generator.is_done():
+        generator.generate_next_token()
+    tokens = generator.get_sequence(0).tolist()
+    assert tokens == case["tokens"], f"tokens {tokens}, PyTorch's are {case['tokens']}"
+    return "tokens ="
+
+
+main({"smollm2": chat, "whisper": transcribe})

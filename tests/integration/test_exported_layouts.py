@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import onnxruntime as ort
+import pytest
 import torch
 
 import onnxport
 from onnxport import ExportOptions
+from onnxport.errors import OptionError
 from onnxport.layouts import rearrange
 from tests.integration.test_multimodal import checkpoint, inputs_for
+from tests.integration.tiny_models import whisper
 
 
 def test_an_export_is_arranged(bert: Path, tmp_path: Path) -> None:
@@ -55,3 +60,31 @@ def test_a_decoder_computes_the_last_logits_only_if_the_client_says_so(gpt2: Pat
         ours, theirs = (onnxport.load(directory, dtype=dtype) for directory in (output, default))
         assert torch.equal(ours.generate(**prompt, **settings), theirs.generate(**prompt, **settings))
         torch.testing.assert_close(ours(**prompt).logits, theirs(**prompt).logits)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "q8"])
+def test_whispers_encoder_computes_the_cross_attention_for_genai(dtype: str, tmp_path: Path) -> None:
+    default, output = tmp_path / "default", tmp_path / "out"
+    onnxport.export(whisper(tmp_path), default, ExportOptions(dtype=dtype, validate="none"))
+    encoder, decoder = rearrange(default, "genai", output).components
+    theirs, ours = (
+        [ort.InferenceSession(directory / item.file) for item in (encoder, decoder)] for directory in (default, output)
+    )
+    for session, item in zip(ours, (encoder, decoder), strict=True):
+        assert [one.name for one in session.get_inputs()] == [one.name for one in item.inputs]
+        assert [one.name for one in session.get_outputs()] == [one.name for one in item.outputs]
+
+    features = {"input_features": np.random.default_rng(0).standard_normal((2, 20, 3000), np.float32)}
+    states = theirs[0].run(None, features)[0]
+    encoded = dict(zip([one.name for one in encoder.outputs], ours[0].run(None, features), strict=True))
+    np.testing.assert_array_equal(encoded["last_hidden_state"], states)
+    inputs = {one.name: np.zeros((2, 4, 0, 8), np.float32) for one in decoder.inputs}
+    inputs["input_ids"] = np.array([[1, 2, 3], [4, 5, 6]])
+    (expected,) = theirs[1].run(["logits"], {**inputs, "encoder_hidden_states": states})
+    for name in [name for name in inputs if ".encoder." in name]:
+        _, layer, _, part = name.split(".")
+        inputs[name] = encoded[f"present_{part}_cross_{layer}"]
+    (found,) = ours[1].run(["logits"], inputs)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    with pytest.raises(OptionError, match="pass the export in the default layout"):
+        onnxport.load(output)

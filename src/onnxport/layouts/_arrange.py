@@ -16,6 +16,7 @@ from onnxport.checkpoint.digest import sha256_of_file
 from onnxport.containment import inside
 from onnxport.description.axes import LOGITS_TO_KEEP, is_cached
 from onnxport.errors import OutputError, UnsupportedError
+from onnxport.layouts._cross_attention import encode_cross_attention
 from onnxport.layouts._graph_files import (
     MASK,
     leave_out_inputs,
@@ -64,6 +65,8 @@ def arrange(exported: Exported, layout: Layout, target: Path) -> Manifest:
         OSError: a file can't be written.
     """
     components = tuple(_place_component(item, exported, layout, target) for item in exported.manifest.components)
+    if layout.encodes_cross_attention:
+        components = encode_cross_attention(components, target)
     exported = replace(exported, placed=components)
     files = [name for name in exported.manifest.files if name not in layout.edits]
     paths = [_place(name, exported, layout, target) for name in files]

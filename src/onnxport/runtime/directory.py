@@ -30,6 +30,10 @@ _MAX_AUDIO_EMBEDDINGS = 500
 """Maximum number of audio embeddings in exports of format 1 with `audio_input_features` (Phi-4-multimodal)."""
 
 
+_ENCODER_STATES = "encoder_hidden_states"
+"""Input of a decoder that the layout of onnxruntime-genai leaves out."""
+
+
 class Directory:
     """Open an exported directory.
 
@@ -40,7 +44,8 @@ class Directory:
     Raises:
         CheckpointNotFoundError: the directory wasn't written by onnxport, or lacks a file.
         CorruptCheckpointError: its manifest is damaged.
-        OptionError: the settings have an adapter, and its graphs have no inputs for one; or a precision that it lacks.
+        OptionError: the settings have an adapter, and its graphs have no inputs for one; or a precision that it lacks;
+            or the directory is for onnxruntime-genai alone.
         ReplacedExportError: another export replaces it; also later, when a file of it is read.
     """
 
@@ -57,6 +62,11 @@ class Directory:
             raise OptionError(
                 f"{self.path} has no graphs of dtype {dtype!r}, only of {', '.join(found)}; "
                 f"{'name one of them' if set(wanted) <= set(found) else all_of_them}"
+            )
+        if any(_ENCODER_STATES in item.absent_inputs for item in manifest.components):
+            raise OptionError(
+                f"{self.path} has the layout {manifest.layout}, whose encoder computes the cross-attention of the "
+                "decoder for that client alone; pass the export in the default layout"
             )
         self._model_names = {item.name: item.model_names for item in manifest.of_dtype(dtype).components}
         self.manifest = manifest.of_dtype(dtype).with_model_names()

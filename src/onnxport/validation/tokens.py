@@ -29,6 +29,7 @@ from onnxport.runtime.token_embedding import EMBEDDING, EMBEDS
 from onnxport.validation.report import Case, OutputDifference
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
@@ -274,9 +275,17 @@ def _logits(
     elif "position_ids" in parameters:
         inputs["position_ids"] = position_ids(generated.mask, generated.tokens.shape[1])
     with torch.no_grad():
-        result = model(**{name: torch.from_numpy(array) for name, array in inputs.items()}, use_cache=False)
+        result = model(**_as_tensors(inputs, model), use_cache=False)
     logits: NDArray[Any] = result.logits.float().numpy()[:, -TOKENS - 1 : -1]
     return logits
+
+
+def _as_tensors(inputs: Mapping[str, NDArray[Any]], model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Return arrays as tensors; images and audio in the model's dtype, which a graph of another casts itself."""
+    import torch
+
+    tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+    return {name: value.to(model.dtype) if value.is_floating_point() else value for name, value in tensors.items()}
 
 
 def _first_difference(generated: _Generated, logits: NDArray[Any], tolerance: Tolerance) -> str:
@@ -293,7 +302,6 @@ def _first_difference(generated: _Generated, logits: NDArray[Any], tolerance: To
 
 def _original_tokens(prompt: Mapping[str, NDArray[Any]], model: PreTrainedModel) -> NDArray[Any]:
     """Return the tokens that the original generates greedily, after those of the prompt."""
-    import torch
     from transformers import GenerationConfig
 
     settings = GenerationConfig(
@@ -303,6 +311,6 @@ def _original_tokens(prompt: Mapping[str, NDArray[Any]], model: PreTrainedModel)
         pad_token_id=0,
         decoder_start_token_id=start_token(model),
     )
-    inputs = {name: torch.from_numpy(array) for name, array in prompt.items()}
+    inputs = _as_tensors(prompt, model)
     tokens: NDArray[Any] = model.generate(**inputs, generation_config=settings).numpy()  # type: ignore[operator]
     return tokens
