@@ -40,6 +40,7 @@ def test_graphs_generate_what_the_original_does(name: str, tmp_path: Path) -> No
     assert token_cases(manifest) == ["32 tokens", "32 tokens, padded batch"]
 
 
+@pytest.mark.wide
 def test_an_original_in_half_precision_takes_the_audio_in_it(tmp_path: Path) -> None:
     checkpoint = checkpoint_of(transformers.WhisperForConditionalGeneration, tmp_path)
     manifest = onnxport.export(checkpoint, tmp_path / "out", onnxport.ExportOptions(dtype="fp16")).manifest
