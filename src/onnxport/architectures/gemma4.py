@@ -8,8 +8,8 @@ ARCHITECTURES = (
     Architecture(
         ("gemma4",),
         tiny=Tiny(
-            fields={"text_config": {"...": 0, "hidden_size_per_layer_input": 0}},
-            base={"vision_config": {"model_type": "gemma4_vision"}},
+            fields={"audio_config": {"...": 0, "subsampling_conv_channels": [128, 32]}},
+            base={"vision_config": {"model_type": "gemma4_vision"}, "audio_config": {"model_type": "gemma4_audio"}},
         ),
     ),
     Architecture(

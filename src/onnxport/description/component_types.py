@@ -32,6 +32,11 @@ from onnxport.description.multimodal import (
     language_model,
     method_of,
 )
+from onnxport.description.per_layer_inputs import (
+    PerLayerDecoderOnnxConfig,
+    PerLayerEmbeddingOnnxConfig,
+    takes_per_layer_inputs,
+)
 from onnxport.description.tasks import canonical_task
 from onnxport.errors import UnsupportedError
 
@@ -172,6 +177,7 @@ def multimodal(
         logger.warning("the checkpoint has no feature extractor: the audio encoder is left out")
         names.remove("audio_encoder")
     describe_decoder, text = decoder or _decoder_type(model), language_model(model)
+    embedding = PerLayerEmbeddingOnnxConfig if takes_per_layer_inputs(model) else EmbeddingOnnxConfig
     return (
         *(
             Component(
@@ -184,7 +190,7 @@ def multimodal(
             )
             for name in names
         ),
-        Component("embed_tokens", model, EmbeddingOnnxConfig(model.config), preprocessor),
+        Component("embed_tokens", model, embedding(model.config), preprocessor),
         Component(
             "decoder_model_merged",
             text,
@@ -207,6 +213,8 @@ def _has_encoder(model: PreTrainedModel, component: str) -> bool:
 
 def _decoder_type(model: PreTrainedModel) -> type[EmbedsDecoderOnnxConfig]:
     config = model.config
+    if takes_per_layer_inputs(model):
+        return PerLayerDecoderOnnxConfig
     if not hasattr(config, "vision_config") or not packed_patches.uses_mrope(config):
         return EmbedsDecoderOnnxConfig
     if packed_patches.has_deepstack(config):

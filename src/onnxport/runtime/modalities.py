@@ -25,6 +25,8 @@ Inputs = Mapping[str, "NDArray[Any] | None"]
 ENCODED = "encoder_features"
 """Argument of `forward` with the encoders' outputs, if they were computed before the first step."""
 _IMAGE_SIZES, _PADDING_MASK = "image_sizes", "padding_mask"
+PER_LAYER = "per_layer_inputs"
+"""Output of the token embeddings and input of the decoder: an embedding of each token for each layer (Gemma 3n)."""
 _CROPS = "pixel_values_local"
 """Crops of all images; an image that is small has none."""
 POSITION_MASK = "image_embeds_position_mask"
@@ -160,8 +162,9 @@ def embed_and_merge(
 
     Returns:
         `inputs_embeds` [batch, prefix + sequence, hidden size] and, if they are decoder inputs, the token types
-        [batch, prefix + sequence], 1 for the prefix, `deepstack_embeds` [layers, batch, sequence, hidden size], and
-        `cross_attention_states` [batch, embeddings, hidden size].
+        [batch, prefix + sequence], 1 for the prefix, `deepstack_embeds` [layers, batch, sequence, hidden size],
+        `per_layer_inputs` [batch, sequence, layers, size], and `cross_attention_states` [batch, embeddings, hidden
+        size].
 
     Raises:
         OptionError: the number of placeholder tokens differs from the number of embeddings, or the tokens are
@@ -169,7 +172,11 @@ def embed_and_merge(
     """
     decoder = directory.graph("decoder_model_merged").inputs
     is_embedded = tokens.dtype.kind == "f"
-    embeds = tokens if is_embedded else to_array(directory.graph(EMBEDDING).run({"input_ids": tokens})[EMBEDS])
+    found = {} if is_embedded else directory.graph(EMBEDDING).run({"input_ids": tokens})
+    others = {name: to_array(value) for name, value in found.items()}
+    embeds = others.pop(EMBEDS, tokens)
+    if is_embedded and PER_LAYER in decoder:
+        raise OptionError(f"the decoder also takes {PER_LAYER}, which are computed from token ids: pass input_ids")
     deepstack = _empty_deepstack(decoder.get("deepstack_embeds"), embeds)
     for item in features:
         if item.modality.merge != "replace":
@@ -192,7 +199,7 @@ def embed_and_merge(
             prefix = _per_sequence(item, embeds)
             embeds = np.concatenate([prefix, embeds], axis=1)
             types = np.concatenate([np.ones(prefix.shape[:2], types.dtype), types], axis=1)
-    feed = {EMBEDS: embeds}
+    feed = {**others, EMBEDS: embeds}
     for item in features:
         if item.modality.merge == "cross-attention":
             feed[STATES] = _per_sequence(item, embeds)

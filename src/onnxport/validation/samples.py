@@ -60,7 +60,7 @@ _PADDING = ("padding", "max_length", "truncation")
 def compare_samples(
     model: PreTrainedModel, directory: Directory, preprocessor: Any, tolerance: Tolerance
 ) -> list[Case]:
-    """Compare an export with the original on each sample that its preprocessor takes.
+    """Compare an export with the original on token ids without images, and on each sample of its preprocessor.
 
     Args:
         model: the original.
@@ -69,18 +69,49 @@ def compare_samples(
         tolerance: bounds of the comparison.
 
     Returns:
-        One case for each sample; empty without a preprocessor, or if `onnxport.load` has no class for the graphs, or
-        returns other outputs than the original: separate encoders return embeddings that aren't normalized,
-        SpeechT5's dropout is random in the original, MusicGen's forward takes codes beside the text, and Bark has none.
+        One case for each sample, and one for token ids if images or audio are merged into their embeddings. None if
+        `onnxport.load` has no class for the graphs, or returns other outputs than the original: separate encoders
+        return embeddings that aren't normalized, SpeechT5's dropout is random in the original, MusicGen's forward takes
+        codes beside the text, and Bark has none.
     """
-    if preprocessor is None:
-        return []
     try:
         loaded = torch_model(directory)
     except (NoKernelError, UnsupportedError):
         return []
     request = _request_for(model, directory, loaded, preprocessor, tolerance)
-    return [] if request is None else [_compare(request, sample) for sample in _samples(request)]
+    if request is None:
+        return []
+    embeds = directory.has(EMBEDDING) and directory.modalities and not model.config.is_encoder_decoder
+    texts = [_compare_text(request)] if embeds else []
+    return texts + ([_compare(request, sample) for sample in _samples(request)] if preprocessor else [])
+
+
+def _compare_text(request: _Request) -> Case:
+    """Compare what token ids give: a decoder of embeddings was compared on those alone."""
+    import torch
+
+    special = {
+        value for name, value in _settings_of(request.model.config) if name.endswith(("token_id", "token_index"))
+    }
+    ids = [token for token in range(_FIRST_ID, _FIRST_ID + 2 * _TEXT_LENGTH) if token not in special][:_TEXT_LENGTH]
+    tokens = torch.tensor([ids, ids[::-1]])
+    inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+    sizes = {"batch_size": len(tokens), "sequence_length": tokens.shape[1]}
+    return _compare_inputs(request, _Sample("text", sizes, {}), inputs)
+
+
+_FIRST_ID, _TEXT_LENGTH = 3, 8
+
+
+def _settings_of(config: PreTrainedConfig) -> Iterator[tuple[str, Any]]:
+    """Yield the fields of a configuration and of its parts."""
+    from transformers import PreTrainedConfig
+
+    for name, value in vars(config).items():
+        if isinstance(value, PreTrainedConfig):
+            yield from _settings_of(value)
+        elif isinstance(value, int):
+            yield name, value
 
 
 def sample_inputs(
@@ -259,6 +290,11 @@ def _compare(request: _Request, sample: _Sample) -> Case:
             inputs = _inputs(request, sample)
     except _RefusedSampleError as error:
         return Case(_COMPONENT, sample.name, sample.sizes, (), f"the preprocessor refuses the sample: {error}")
+    return _compare_inputs(request, sample, inputs)
+
+
+def _compare_inputs(request: _Request, sample: _Sample, inputs: dict[str, torch.Tensor]) -> Case:
+    """Compare the outputs for inputs of the original."""
     misfit = request.misfit(inputs)
     if misfit:
         return Case(_COMPONENT, sample.name, sample.sizes, (), misfit)
