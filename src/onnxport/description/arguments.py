@@ -123,9 +123,9 @@ def overridden(model: PreTrainedModel, config: OnnxConfig) -> Iterator[None]:
     values = {"return_dict": True, "return_loss": False, **config.model_values}
     replacements = {(id(one.owner), one.name): one for one in _replacements(model.config, values)}
     if _ATTENTION in values:
-        for config in _configs_of_modules(model):
-            attention = {_ATTENTION: values[_ATTENTION]}
-            replacements |= {(id(one.owner), one.name): one for one in _replacements(config, attention)}
+        attention = {_ATTENTION: values[_ATTENTION]}
+        for submodel in _submodels(model):
+            replacements |= {(id(one.owner), one.name): one for one in _replacements(submodel.config, attention)}
     else:
         replacements |= {(id(one.owner), one.name): one for one in attention_restored(model)}
     with patching(*replacements.values(), *padding_defined(model.config)):
@@ -141,19 +141,16 @@ def attention_restored(model: PreTrainedModel) -> tuple[Replacement, ...]:
     Args:
         model: the model.
     """
-    from transformers import PreTrainedModel
-
-    modules = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
-    lost = {id(one.config): one for one in modules if one.config._attn_implementation is None}
+    lost = {id(one.config): one for one in _submodels(model) if one.config._attn_implementation is None}
     name = "_attn_implementation_internal"
     return tuple(Replacement(one.config, name, "sdpa" if one._supports_sdpa else "eager") for one in lost.values())
 
 
-def _configs_of_modules(model: PreTrainedModel) -> Iterator[PreTrainedConfig]:
-    """Yield the configurations of a model's submodels; T5's encoder and decoder have copies of the model's."""
+def _submodels(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
+    """Yield the modules with a configuration; T5's encoder and decoder have copies of the model's."""
     from transformers import PreTrainedModel
 
-    yield from (module.config for module in model.modules() if isinstance(module, PreTrainedModel))
+    yield from (module for module in model.modules() if isinstance(module, PreTrainedModel))
 
 
 _ATTENTION = "_attn_implementation"

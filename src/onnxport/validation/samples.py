@@ -69,11 +69,14 @@ def compare_samples(
         tolerance: bounds of the comparison.
 
     Returns:
-        One case for each sample, and one for token ids if images or audio are merged into their embeddings. None if
+        One case for each sample, and one for token ids if images or audio are merged into their embeddings. Empty if
         `onnxport.load` has no class for the graphs, or returns other outputs than the original: separate encoders
         return embeddings that aren't normalized, SpeechT5's dropout is random in the original, MusicGen's forward takes
         codes beside the text, and Bark has none.
     """
+    embeds = directory.has(EMBEDDING) and directory.modalities and not model.config.is_encoder_decoder
+    if preprocessor is None and not embeds:
+        return []
     try:
         loaded = torch_model(directory)
     except (NoKernelError, UnsupportedError):
@@ -81,7 +84,6 @@ def compare_samples(
     request = _request_for(model, directory, loaded, preprocessor, tolerance)
     if request is None:
         return []
-    embeds = directory.has(EMBEDDING) and directory.modalities and not model.config.is_encoder_decoder
     texts = [_compare_text(request)] if embeds else []
     return texts + ([_compare(request, sample) for sample in _samples(request)] if preprocessor else [])
 
