@@ -26,6 +26,7 @@ _FEW = {
 """Task to model type: one pair for each type of inputs that no other test of `make test` exports."""
 
 _OF_5_24 = {
+    "audio-tokenization": "neucodec",
     "feature-extraction": "wavtokenizer_encoder",
     "image-to-text": "hy_v4_vl",
     "text-generation-with-past": "dory inkling2_text",

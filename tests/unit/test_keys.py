@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from onnxport.blueprints import keys
 from onnxport.blueprints.keys import export_key
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.options import ExportOptions
@@ -35,3 +36,17 @@ def test_options_that_affect_a_graph_are_in_its_key(options: dict[str, Any], tmp
 def test_the_configuration_is_in_the_key_without_its_source(tmp_path: Path) -> None:
     assert key(tmp_path, {**CONFIG, "num_hidden_layers": 3}) != key(tmp_path)
     assert key(tmp_path, {**CONFIG, "dtype": "float16", "_name_or_path": "elsewhere"}) == key(tmp_path)
+
+
+def test_another_commit_of_the_same_version_has_keys_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    def key_of(code: str) -> str | None:
+        (tmp_path / "blueprints" / "keys.py").write_text(code)
+        keys._code_digest.cache_clear()
+        return key(tmp_path)
+
+    request.addfinalizer(keys._code_digest.cache_clear)
+    (tmp_path / "blueprints").mkdir()
+    monkeypatch.setattr(keys, "__file__", str(tmp_path / "blueprints" / "keys.py"))
+    assert key_of("old") == key_of("old") != key_of("new")

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from onnxport.architectures._architecture import Architecture
+from onnxport.architectures._symbolic import symbolic_min
 from onnxport.patching.patch import EAGER, Patch, Replacement
 from onnxport.patching.scope import patching
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 _MODULE = "transformers.models.deepseek_v4.modeling_deepseek_v4"
@@ -40,13 +40,6 @@ def _with_padding(forward: Callable[..., Any]) -> Callable[..., Any]:
     return padded_forward
 
 
-def _symbolic_min(_: object) -> Callable[[int | torch.SymInt, int | torch.SymInt], Any]:
-    """Return the minimum of two sizes without a decision which is smaller."""
-    import torch
-
-    return torch.sym_min
-
-
 def _patch(name: str) -> Patch:
     return Patch(
         f"{_MODULE}:{name}.forward",
@@ -64,7 +57,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
             *(_patch(f"DeepseekV4{name}") for name in ("HCACompressor", "CSACompressor", "Indexer")),
             Patch(
                 f"{_MODULE}:min",
-                _symbolic_min,
+                symbolic_min,
                 "the number of windows that the indexer selects, at most `index_topk`, limits the sequence length",
                 EAGER,
                 "as above",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnxport.architectures._architecture import Architecture
 from onnxport.architectures._feature_fusion import fusion_patch
-from onnxport.architectures._symbolic_int import symbolic_int
+from onnxport.architectures._symbolic import symbolic_int
 from onnxport.patching.patch import EAGER, Patch
 
 _MODULE = "transformers.models.depth_anything.modeling_depth_anything"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from onnxport.architectures._architecture import Architecture, Tiny, always
-from onnxport.architectures._symbolic_int import symbolic_int
+from onnxport.architectures._symbolic import symbolic_int
 from onnxport.architectures._tiny import THREE_STAGES
 from onnxport.configs._base import model_of
 from onnxport.description.derived import DerivedOnnxConfig

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,10 +97,19 @@ def _environment(checkpoint: Checkpoint, options: ExportOptions) -> dict[str, An
     return {
         "options": {name: getattr(options, name) for name in _GRAPH_OPTIONS},
         "versions": {name: metadata.version(name) for name in PACKAGES} | added_versions(),
+        "code": _code_digest(),
         "preprocessor": {name: _file_digest(directory / name) for name in _PREPROCESSOR_FILES},
         "sentence": repr(checkpoint.sentence.model) if checkpoint.sentence else None,
         "tokenizer": sorted(path.name for path in directory.glob("*token*")),
     }
+
+
+@cache
+def _code_digest() -> str:
+    """Return the digest of this package's code, which changes between commits of one version."""
+    package = Path(__file__).parents[1]
+    digests = {str(path.relative_to(package)): _file_digest(path) for path in package.rglob("*.py")}
+    return _digest(digests)
 
 
 def _file_digest(path: Path) -> str | None:

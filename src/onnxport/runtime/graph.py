@@ -259,7 +259,8 @@ class Graph:
                 other, other_size = sizes.setdefault(str(label), (name, size))
                 if size != other_size:
                     return OptionError(f"the {label} of {other} is {other_size}, and that of {name} is {size}")
-        tokens = max((size for label, (_, size) in sizes.items() if "sequence" in label), default=0)
+        lengths = (size for label, (_, size) in sizes.items() if "sequence" in label and "audio" not in label)
+        tokens = max(lengths, default=0)
         limit = max((number for number in self._positions if number < tokens), default=None)
         if limit is not None:
             return SizeLimitError(f"the sequence is {tokens} long, and the model has {limit} positions; shorten it")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxport.architectures._clamping import clamps_always
 from onnxport.architectures._seanet import seanet_patches
-from onnxport.architectures._symbolic_int import symbolic_int
+from onnxport.architectures._symbolic import symbolic_int
 from onnxport.patching.patch import EAGER, SLOW, Patch
 from onnxport.tracing._decompose import decompose, promote
 from onnxport.tracing._economy import lazy_function_ir, memoized, without_source_lines

@@ -1,4 +1,4 @@
-"""An `int` that keeps symbolic sizes, for the patches of models that call it on sizes."""
+"""An `int` and a `min` that keep symbolic sizes, for the patches of models that call them on sizes."""
 
 from __future__ import annotations
 
@@ -24,3 +24,10 @@ def symbolic_int(original: Callable[..., int]) -> Callable[..., int | torch.SymI
         return original(value)
 
     return to_int
+
+
+def symbolic_min(_: object) -> Callable[[int | torch.SymInt, int | torch.SymInt], Any]:
+    """Return a minimum of two sizes that doesn't decide which is smaller."""
+    import torch
+
+    return torch.sym_min
