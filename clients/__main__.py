@@ -93,7 +93,14 @@ CLIENTS = (
         "browser",
         "onnxruntime_web.mjs",
     ),
-    Client("onnxruntime-genai 0.18.0", "try_genai.py", "genai", ("smollm2", "whisper"), "genai", "genai.py"),
+    Client(
+        "onnxruntime-genai 0.18.0",
+        "try_genai.py",
+        "genai",
+        ("smollm2", "whisper", "qwen2_vl", "gemma3"),
+        "genai",
+        "genai.py",
+    ),
     Client(
         "Triton (stand-in)",
         "try_triton.py",

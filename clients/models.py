@@ -263,6 +263,7 @@ CASES = (
     Case("sam", _sam, _outputs("SamModel", _points), ExportOptions(split_encoders=True)),
     Case("smolvlm", _multimodal("SmolVLM"), _tokens("SmolVLMForConditionalGeneration", _prompt_with_image("SmolVLM"))),
     Case("qwen2_vl", _multimodal("Qwen2VL"), _tokens("Qwen2VLForConditionalGeneration", _prompt_with_image("Qwen2VL"))),
+    Case("gemma3", _multimodal("Gemma3"), _tokens("Gemma3ForConditionalGeneration", _prompt_with_image("Gemma3"))),
 )
 
 

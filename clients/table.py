@@ -19,6 +19,7 @@ MODELS = {
     "sam": "SAM, tiny",
     "smolvlm": "SmolVLM, tiny",
     "qwen2_vl": "Qwen2-VL, tiny",
+    "gemma3": "Gemma 3 with images, tiny",
 }
 HEAD = """# Clients
 

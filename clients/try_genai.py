@@ -44,4 +44,27 @@ def transcribe(directory: str, case: dict[str, Any]) -> str:
     return "tokens ="
 
 
-main({"smollm2": chat, "whisper": transcribe})
+def describe(directory: str, case: dict[str, Any]) -> str:
+    model = genai.Model(directory)
+    inputs = genai.NamedTensors()
+    for name in ("pixel_values", "image_grid_thw"):
+        if name in case["inputs"]:
+            value = case["inputs"][name]
+            inputs[name] = np.array(value["data"], value["type"]).reshape(value["shape"])
+    prompt = np.array(case["inputs"]["input_ids"]["data"], np.int32)[None]
+    inputs["input_ids"] = prompt
+    with open(f"{directory}/genai_config.json") as file:
+        image_token = json.load(file)["model"]["image_token_id"]
+    inputs["num_image_tokens"] = np.array([(prompt == image_token).sum()])
+    parameters = genai.GeneratorParams(model)
+    parameters.set_search_options(max_length=len(case["tokens"]), min_length=len(case["tokens"]))
+    generator = genai.Generator(model, parameters)
+    generator.set_inputs(inputs)
+    while not generator.is_done():
+        generator.generate_next_token()
+    tokens = generator.get_sequence(0).tolist()
+    assert tokens == case["tokens"], f"tokens {tokens}, PyTorch's are {case['tokens']}"
+    return "tokens ="
+
+
+main({"smollm2": chat, "whisper": transcribe, "qwen2_vl": describe, "gemma3": describe})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import onnxport
 from onnxport import ExportOptions
 from onnxport.errors import OptionError
 from onnxport.layouts import rearrange
-from tests.integration.test_multimodal import checkpoint, inputs_for
+from tests.integration.test_multimodal import PLACEHOLDER, checkpoint, inputs_for
 from tests.integration.tiny_models import whisper
 
 
@@ -88,3 +89,50 @@ def test_whispers_encoder_computes_the_cross_attention_for_genai(dtype: str, tmp
     np.testing.assert_allclose(found, expected, atol=1e-5)
     with pytest.raises(OptionError, match="pass the export in the default layout"):
         onnxport.load(output)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("Qwen2VL", "qwen2_5_vl"), ("Gemma3", "gemma3")])
+def test_token_embeddings_merge_the_features_of_images_for_genai(name: str, kind: str, tmp_path: Path) -> None:
+    model, source = checkpoint(name, tmp_path / "checkpoint")
+    default, output = tmp_path / "default", tmp_path / "out"
+    onnxport.export(source, default, ExportOptions(validate="none"))
+    components = rearrange(default, "genai", output).components
+    sessions = {item.name: ort.InferenceSession(output / item.file) for item in components}
+    for item in components:
+        assert [one.name for one in sessions[item.name].get_inputs()] == [one.name for one in item.inputs]
+    settings = json.loads((output / "genai_config.json").read_text())["model"]
+    assert (settings["type"], settings["image_token_id"]) == (kind, PLACEHOLDER)
+
+    inputs = {key: value.numpy() for key, value in inputs_for(name, model, 1).items()}
+    (features,) = sessions["vision_encoder"].run(None, {key: inputs[key] for key in settings["vision"]["inputs"]})
+    ids = inputs["input_ids"]
+    own = model.get_input_embeddings()(torch.from_numpy(ids)).detach().numpy()
+    merged = own.copy()
+    merged[ids == PLACEHOLDER] = features.reshape(-1, 32)
+    embed = sessions["embed_tokens"]
+    (found,) = embed.run(None, {"input_ids": ids, "image_features": features})
+    np.testing.assert_allclose(found, merged, atol=1e-6)
+    (found,) = embed.run(None, {"input_ids": ids, "image_features": np.zeros((0, 32), np.float32)})
+    np.testing.assert_allclose(found, own, atol=1e-6)  # without an image, an image token is one of text
+    for refuse in (onnxport.load, lambda path: onnxport.validate(path, str(source))):
+        with pytest.raises(OptionError, match="pass the export in the default layout"):
+            refuse(output)
+
+
+def test_gemma_3s_decoder_finds_image_tokens_for_genai(tmp_path: Path) -> None:
+    model, source = checkpoint("Gemma3", tmp_path / "checkpoint")
+    default, output = tmp_path / "default", tmp_path / "out"
+    onnxport.export(source, default, ExportOptions(validate="none"))
+    rearrange(default, "genai", output)
+    inputs = inputs_for("Gemma3", model, 1)
+    embeds, decoder = (
+        ort.InferenceSession(output / f"{name}.onnx") for name in ("embed_tokens", "decoder_model_merged")
+    )
+    with torch.no_grad():
+        features = model.get_image_features(inputs["pixel_values"]).pooler_output.numpy()
+        expected = model(**inputs).logits.numpy()
+    ids = inputs["input_ids"].numpy()
+    feed = {value.name: np.zeros((1, 2, 0, 8), np.float32) for value in decoder.get_inputs()}
+    feed |= {"input_ids": ids, "attention_mask": np.ones_like(ids), "position_ids": np.arange(ids.shape[1])[None]}
+    (feed["inputs_embeds"],) = embeds.run(None, {"input_ids": ids, "image_features": features})
+    np.testing.assert_allclose(decoder.run(["logits"], feed)[0], expected, atol=1e-4)

@@ -100,7 +100,10 @@ def test_genai_runs_other_model_types_as_decoders(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("components", "expected"),
     [
-        ((DECODER, replace(DECODER, name="encoder_model", file="encoder_model.onnx")), "and the export has 2"),
+        (
+            (DECODER, replace(DECODER, name="encoder_model", file="encoder_model.onnx")),
+            "has model, encoder_model of llama",
+        ),
         ((replace(DECODER, inputs=DECODER.inputs[:2]),), "it has no cache"),
         ((replace(DECODER, inputs=(*DECODER.inputs, tensor("past_conv.0", 1))),), r"it takes past_conv\.0"),
     ],

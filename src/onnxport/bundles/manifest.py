@@ -12,7 +12,7 @@ from onnxport.checkpoint.typed_values import typed
 from onnxport.containment import check_links, inside
 from onnxport.description.encoder_outputs import Modality
 from onnxport.description.positions import END_TOKEN, TOKENS
-from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError
+from onnxport.errors import CheckpointNotFoundError, CorruptCheckpointError, OptionError
 from onnxport.options import DEFAULT_LAYOUT
 
 FILE_NAME = "onnxport.json"
@@ -110,6 +110,7 @@ class Manifest:
             were written before there were digests.
         quantization: precision to how its parameters are quantized; see `weights.quantization`.
         layout: how the files are arranged, a name of `--layout`.
+        client_only: whether the graphs pass each other what the layout's client does, and not what the runtime does.
         format_version: version of the format.
     """
 
@@ -131,6 +132,7 @@ class Manifest:
     digests: dict[str, str] = field(default_factory=dict)
     quantization: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     layout: str = DEFAULT_LAYOUT
+    client_only: bool = False
     format_version: int = field(default=FORMAT_VERSION)
 
     @property
@@ -157,6 +159,21 @@ class Manifest:
     def with_model_names(self) -> Manifest:
         """Return the manifest with the model's names of inputs and outputs, which a client's layout may change."""
         return replace(self, components=tuple(item.with_model_names() for item in self.components))
+
+    def check_runnable(self, directory: Path) -> None:
+        """Check that the runtime can run the graphs.
+
+        Args:
+            directory: their directory, for the error.
+
+        Raises:
+            OptionError: the directory is for a client alone.
+        """
+        if self.client_only:
+            raise OptionError(
+                f"{directory} has the layout {self.layout}, whose graphs pass each other what its client does: pass "
+                "the export in the default layout"
+            )
 
     def to_json(self) -> str:
         """Return the text of `onnxport.json`."""

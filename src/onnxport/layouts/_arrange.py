@@ -16,7 +16,6 @@ from onnxport.checkpoint.digest import sha256_of_file
 from onnxport.containment import inside
 from onnxport.description.axes import LOGITS_TO_KEEP, is_cached
 from onnxport.errors import OutputError, UnsupportedError
-from onnxport.layouts._cross_attention import encode_cross_attention
 from onnxport.layouts._graph_files import (
     MASK,
     leave_out_inputs,
@@ -64,19 +63,23 @@ def arrange(exported: Exported, layout: Layout, target: Path) -> Manifest:
         CorruptCheckpointError: a file of the export can't be read.
         OSError: a file can't be written.
     """
-    components = tuple(_place_component(item, exported, layout, target) for item in exported.manifest.components)
-    if layout.encodes_cross_attention:
-        components = encode_cross_attention(components, target)
+    placed = tuple(_place_component(item, exported, layout, target) for item in exported.manifest.components)
+    components = layout.exchange(replace(exported, placed=placed), target)
     exported = replace(exported, placed=components)
     files = [name for name in exported.manifest.files if name not in layout.edits]
     paths = [_place(name, exported, layout, target) for name in files]
     paths += [_edit(name, exported, layout, target) for name in layout.edits]
     paths += [_write(path, text, target) for path, text in layout.texts(exported).items()]
-    placed = dict.fromkeys(path.relative_to(target).as_posix() for path in paths if path is not None)
-    names = [*placed, *(name for item in components for name in (item.file, *item.external_data))]
+    others = dict.fromkeys(path.relative_to(target).as_posix() for path in paths if path is not None)
+    names = [*others, *(name for item in components for name in (item.file, *item.external_data))]
     digests = _digests(exported, names, target)
     manifest = replace(
-        exported.manifest, components=components, files=tuple(placed), layout=layout.name, digests=digests
+        exported.manifest,
+        components=components,
+        files=tuple(others),
+        layout=layout.name,
+        client_only=components != placed,
+        digests=digests,
     )
     (target / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
     return manifest

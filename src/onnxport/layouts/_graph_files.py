@@ -108,12 +108,12 @@ def mask_padding(file: Path, pad_token_id: int) -> None:
     import onnx_ir as ir
 
     model = ir.load(file)
-    tokens, mask = (_input(model.graph, name) for name in ("input_ids", MASK))
+    tokens, mask = (input_named(model.graph, name) for name in ("input_ids", MASK))
     padding = ir.node("Constant", [], {"value": ir.tensor(np.array(pad_token_id, np.int64))})
     is_padding = ir.node("Equal", [tokens, padding.outputs[0]])
     is_token = ir.node("Not", [is_padding.outputs[0]])
     cast = ir.node("Cast", [is_token.outputs[0]], {"to": ir.DataType.INT64})
-    _replace_input(model.graph, mask, [padding, is_padding, is_token, cast])
+    replace_input(model.graph, mask, [padding, is_padding, is_token, cast])
     model.graph.inputs.remove(mask)
     replace_graph(file, model)
 
@@ -131,10 +131,10 @@ def unbatch_inputs(file: Path, names: Collection[str]) -> None:
 
     model = ir.load(file)
     for name in names:
-        value = _input(model.graph, name)
+        value = input_named(model.graph, name)
         axis = ir.node("Constant", [], {"value_ints": [0]})
         batched = ir.node("Unsqueeze", [value, axis.outputs[0]])
-        _replace_input(model.graph, value, [axis, batched])
+        replace_input(model.graph, value, [axis, batched])
         value.shape = ir.Shape(value.shape.dims[1:]) if value.shape else None
     replace_graph(file, model)
 
@@ -143,11 +143,11 @@ MASK = "attention_mask"
 """Name of the mask of token ids."""
 
 
-def _input(graph: ir.Graph, name: str) -> ir.Value:
+def input_named(graph: ir.Graph, name: str) -> ir.Value:
     return next(value for value in graph.inputs if value.name == name)
 
 
-def _replace_input(graph: ir.Graph, value: ir.Value, nodes: Sequence[ir.Node]) -> None:
+def replace_input(graph: ir.Graph, value: ir.Value, nodes: Sequence[ir.Node]) -> None:
     """Insert nodes at the start of a graph, and let all others take the last one's output instead of an input."""
     output = nodes[-1].outputs[0]
     output.type, output.shape = value.type, value.shape

@@ -80,6 +80,10 @@ def _no_texts(exported: Exported) -> Mapping[str, str]:
     return {}
 
 
+def _as_placed(exported: Exported, target: Path) -> tuple[ComponentDescription, ...]:
+    return exported.placed
+
+
 def _no_warnings(exported: Exported) -> Iterable[str]:
     return ()
 
@@ -106,7 +110,8 @@ class Layout:
             padding tokens itself.
         unbatched: class to inputs that the client passes without the batch axis.
         logits_to_keep: whether the client passes decoders with a cache the input `num_logits_to_keep`.
-        encodes_cross_attention: whether the client takes the keys and values of cross-attention from the encoder.
+        exchange: changes what graphs of one model pass each other, if the client's do otherwise. It gets the export,
+            whose `placed` graphs may be replaced in the target directory, and returns their descriptions.
         check: yields warnings about what the client can't load or use. It raises UnsupportedError if it can load
             nothing.
         options: field of `ExportOptions` to its default with this layout.
@@ -126,7 +131,7 @@ class Layout:
     token_masks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unbatched: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     logits_to_keep: bool = False
-    encodes_cross_attention: bool = False
+    exchange: Callable[[Exported, Path], tuple[ComponentDescription, ...]] = _as_placed
     check: Callable[[Exported], Iterable[str]] = _no_warnings
     options: Mapping[str, Any] = field(default_factory=dict)
     type_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -2,7 +2,8 @@
 
 It describes the decoder's graph, its cache, and the generation settings. A graph with a concatenated cache is run as it
 is; one whose attention is `GroupQueryAttention` shares one buffer of past and present. Whisper's encoder also computes
-the keys and values of the decoder's cross-attention, and audio_processor_config.json describes its spectrogram.
+the keys and values of the decoder's cross-attention, and audio_processor_config.json describes its spectrogram. The
+token embeddings of a vision model also merge the features of images, whose processing image_processor_config.json has.
 """
 
 from __future__ import annotations
@@ -10,12 +11,22 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from onnxport.bundles.manifest import ComponentDescription, TensorDescription
 from onnxport.errors import UnsupportedError
 from onnxport.layouts._chat_templates import with_chat_template
-from onnxport.layouts._cross_attention import cross_name
+from onnxport.layouts._cross_attention import cross_name, encode_cross_attention
+from onnxport.layouts._genai_vision import (
+    VISION_TYPES,
+    image_processor,
+    image_token_id,
+    vision_settings,
+    vision_warnings,
+)
+from onnxport.layouts._image_features import merge_image_features
 from onnxport.layouts._layout import Exported, Layout, Settings
 
 _TYPES = (
@@ -27,7 +38,8 @@ _GENERIC_TYPE = "decoder"
 _PAST, _SELF_PAST = "past_key_values.%d.key", "past_key_values.%d.decoder.key"
 """Inputs with the keys of self-attention, of a decoder and of Whisper's."""
 _CROSS_KEY, _CROSS_VALUE = "past_key_values.%d.encoder.key", "past_key_values.%d.encoder.value"
-_STEP_INPUTS = ("input_ids", "attention_mask", "position_ids")
+_STEP_INPUTS = ("input_ids", "inputs_embeds", "attention_mask", "position_ids")
+_VISION_GRAPHS = ("vision_encoder", "embed_tokens", "decoder_model_merged")
 _SESSION_OPTIONS: dict[str, Any] = {"log_id": "onnxruntime-genai", "provider_options": []}
 _CONTEXT = (
     "max_position_embeddings",
@@ -50,39 +62,72 @@ _SEARCH: dict[str, Any] = {
 """Generation settings that genai has, and their defaults in Transformers."""
 
 
-def _decoder(exported: Exported) -> ComponentDescription:
-    """Return the decoder of the first precision.
+@dataclass(frozen=True)
+class _Model:
+    """Hold the graphs of the first precision as genai takes them.
+
+    Attributes:
+        type: the type of model in genai.
+        decoder: the decoder.
+        others: the graphs beside it.
+        settings: the part of `genai_config.json` that describes them.
+        past: name of an input of the decoder with the keys of self-attention, by layer.
+    """
+
+    type: str
+    decoder: ComponentDescription
+    others: tuple[ComponentDescription, ...] = ()
+    settings: Settings = field(default_factory=dict)
+    past: str = _PAST
+
+
+def _model(exported: Exported) -> _Model:
+    """Return the graphs of the first precision.
 
     Raises:
-        UnsupportedError: the export isn't one decoder with a cache of keys and values.
+        UnsupportedError: genai takes no model of such graphs.
     """
-    first = _first_precision(exported)
-    if len(first) > 1:
+    graphs = {item.name: item for item in exported.manifest.of_dtype(exported.manifest.dtypes[0]).components}
+    encoder, decoder = graphs.get("encoder_model"), graphs.get("decoder_model_merged")
+    if exported.model_type == "whisper" and encoder is not None and decoder is not None:
+        return _Model("whisper", decoder, (encoder,), {"encoder": _encoder_settings(encoder, exported)}, _SELF_PAST)
+    if exported.model_type in VISION_TYPES and set(graphs) == set(_VISION_GRAPHS):
+        vision, embedding, decoder = (graphs[name] for name in _VISION_GRAPHS)
+        settings = vision_settings(vision, embedding, exported)
+        return _Model(VISION_TYPES[exported.model_type].name, decoder, (vision, embedding), settings)
+    if len(graphs) > 1:
         raise UnsupportedError(
-            f"the layout genai takes Whisper, and decoders of text in one graph, and the export has {len(first)}: "
-            f"{', '.join(item.file for item in first)}"
+            f"the layout genai takes decoders of text in one graph, and several graphs of whisper, "
+            f"{', '.join(VISION_TYPES)} alone; the export has {', '.join(graphs)} of {exported.model_type}"
         )
-    component = first[0]
+    (decoder,) = graphs.values()
+    _check_decoder(decoder)
+    return _Model(exported.model_type if exported.model_type in _TYPES else _GENERIC_TYPE, decoder)
+
+
+def _check_decoder(component: ComponentDescription) -> None:
+    """Check that a graph is a decoder that genai can run alone.
+
+    Raises:
+        UnsupportedError: it takes further inputs, or has no cache of keys and values.
+    """
     others = [value.name for value in component.inputs if value.name not in _STEP_INPUTS and not _is_cache(value)]
     if others or not any(map(_is_cache, component.inputs)):
         reason = f"it takes {', '.join(others)}" if others else "it has no cache; export it with --task text-generation"
         raise UnsupportedError(
             f"the layout genai takes decoders with a cache of keys and values, and {component.file} isn't one: {reason}"
         )
-    return component
 
 
-def _first_precision(exported: Exported) -> tuple[ComponentDescription, ...]:
-    return exported.manifest.of_dtype(exported.manifest.dtypes[0]).components
+def _exchange(exported: Exported, target: Path) -> tuple[ComponentDescription, ...]:
+    """Let graphs pass each other what genai does: the features of images, or keys and values of cross-attention."""
+    if _has_vision(exported):
+        return merge_image_features(exported.placed, target, image_token_id(exported.config))
+    return encode_cross_attention(exported.placed, target)
 
 
-def _whisper(exported: Exported) -> tuple[ComponentDescription, ComponentDescription] | None:
-    """Return the encoder and the decoder of the first precision; None if the export isn't Whisper's with a cache."""
-    graphs = {item.name: item for item in _first_precision(exported)}
-    encoder, decoder = graphs.get("encoder_model"), graphs.get("decoder_model_merged")
-    if exported.model_type != "whisper" or encoder is None or decoder is None:
-        return None
-    return encoder, decoder
+def _has_vision(exported: Exported) -> bool:
+    return _model(exported).type in [one.name for one in VISION_TYPES.values()]
 
 
 def _is_cache(value: TensorDescription) -> bool:
@@ -91,26 +136,25 @@ def _is_cache(value: TensorDescription) -> bool:
 
 def _genai_config(settings: Settings, exported: Exported) -> Settings:
     """Return the content of genai_config.json."""
-    whisper = _whisper(exported)
-    decoder = _decoder(exported) if whisper is None else whisper[1]
-    generation = {**exported.config, **exported.read("generation_config.json")}
+    found = _model(exported)
+    decoder = found.decoder
+    generation = {**exported.text_config, **exported.config, **exported.read("generation_config.json")}
     context = _first(exported.text_config, _CONTEXT) or _DEFAULT_CONTEXT
     eos = generation.get("eos_token_id")
     first_eos = eos[0] if isinstance(eos, list) and eos else eos
-    model_type = exported.model_type if exported.model_type in (*_TYPES, "whisper") else _GENERIC_TYPE
     ids = {
         "bos_token_id": generation.get("bos_token_id"),
         "eos_token_id": eos,
         "pad_token_id": generation.get("pad_token_id", first_eos) or first_eos,
-        **({} if whisper is None else {"decoder_start_token_id": generation.get("decoder_start_token_id")}),
+        "decoder_start_token_id": generation.get("decoder_start_token_id"),
     }
     model = {
-        "type": model_type,
+        "type": found.type,
         "vocab_size": decoder.outputs[0].axes[-1],
         "context_length": context,
         **{name: value for name, value in ids.items() if value is not None},
-        **({} if whisper is None else {"encoder": _encoder_settings(whisper[0], exported)}),
-        "decoder": _decoder_settings(decoder, exported, past=_PAST if whisper is None else _SELF_PAST),
+        **found.settings,
+        "decoder": _decoder_settings(decoder, exported, found.past),
     }
     layers = sum(_is_cache(value) and value.name.endswith(".key") for value in decoder.inputs)
     return {"model": model, "search": _search(generation, context, shared=_shares_buffer(decoder, layers))}
@@ -171,10 +215,15 @@ def _encoder_settings(component: ComponentDescription, exported: Exported) -> di
     }
 
 
+def _processors(exported: Exported) -> dict[str, str]:
+    """Return the files with the operations of onnxruntime-extensions on a file of audio or an image."""
+    return image_processor(exported) if _has_vision(exported) else _audio_processor(exported)
+
+
 def _audio_processor(exported: Exported) -> dict[str, str]:
-    """Return audio_processor_config.json for Whisper: the operations of onnxruntime-extensions on a file of audio."""
+    """Return audio_processor_config.json for Whisper."""
     settings = exported.read("preprocessor_config.json")
-    if _whisper(exported) is None or "n_fft" not in settings:
+    if exported.model_type != "whisper" or "n_fft" not in settings:
         return {}
     frames = {name: settings[name] for name in ("n_fft", "hop_length")}
     spectrogram = {**frames, "chunk_size": settings.get("chunk_length", 30), "n_mel": settings["feature_size"]}
@@ -209,7 +258,10 @@ def _check(exported: Exported) -> Iterator[str]:
     Raises:
         UnsupportedError: it can't run the export.
     """
-    named = _whisper(exported) or (_decoder(exported),)
+    model = _model(exported)
+    named = (*model.others, model.decoder)
+    if _has_vision(exported):
+        yield from vision_warnings(exported)
     others = [item.file for item in exported.manifest.components if item not in named]
     if others:
         files = " and ".join(item.file for item in named)
@@ -220,8 +272,8 @@ LAYOUT = Layout(
     name="genai",
     client="onnxruntime-genai 0.18",
     files={"*": "{name}"},
-    texts=_audio_processor,
-    encodes_cross_attention=True,
+    texts=_processors,
+    exchange=_exchange,
     edits={"genai_config.json": _genai_config, "tokenizer_config.json": with_chat_template},
     check=_check,
 )

@@ -30,7 +30,6 @@ _MAX_AUDIO_EMBEDDINGS = 500
 """Maximum number of audio embeddings in exports of format 1 with `audio_input_features` (Phi-4-multimodal)."""
 
 
-_ENCODER_STATES = "encoder_hidden_states"
 """Input of a decoder that the layout of onnxruntime-genai leaves out."""
 
 
@@ -63,11 +62,7 @@ class Directory:
                 f"{self.path} has no graphs of dtype {dtype!r}, only of {', '.join(found)}; "
                 f"{'name one of them' if set(wanted) <= set(found) else all_of_them}"
             )
-        if any(_ENCODER_STATES in item.absent_inputs for item in manifest.components):
-            raise OptionError(
-                f"{self.path} has the layout {manifest.layout}, whose encoder computes the cross-attention of the "
-                "decoder for that client alone; pass the export in the default layout"
-            )
+        manifest.check_runnable(self.path)
         self._model_names = {item.name: item.model_names for item in manifest.of_dtype(dtype).components}
         self.manifest = manifest.of_dtype(dtype).with_model_names()
         self._graphs: dict[str, Graph] = {}

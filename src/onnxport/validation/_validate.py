@@ -50,12 +50,13 @@ def validate(
         CheckpointError: the reference can't be read.
         UntrustedCodeError: the comparison would run code that the caller didn't name.
         ValidationError: a graph can't be loaded or run.
-        OptionError: the directory has a layout that leaves out inputs of the original.
+        OptionError: the directory has a layout that leaves out inputs of the original, or is for a client alone.
     """
     from onnxport.checkpoint.checkpoint import open_checkpoint
 
     directory = Path(directory)
     manifest = open_manifest(directory)
+    manifest.check_runnable(directory)
     requested = _requested(directory, manifest, options or ExportOptions())
     absent = [name for item in manifest.components for name in item.absent_inputs]
     if absent:
