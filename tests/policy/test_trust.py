@@ -18,6 +18,7 @@ OWN_DIRECTORIES = {
     "_stages_of": "names beside the output",
     "_files": "the cache of blueprints",
     "remove_abandoned": "the same",
+    "_code_digest": "this package",
 }
 """Functions that list directories that onnxport wrote, or their parent directories."""
 

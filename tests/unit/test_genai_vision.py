@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from onnxport.bundles.manifest import Manifest
@@ -19,7 +20,7 @@ def operations(directory: Path, model_type: str) -> list[tuple[str, dict[str, An
     manifest = Manifest("image-to-text-with-past", {"model_type": model_type}, {}, {}, (), {})
     files = image_processor(Exported(directory, manifest))
     transforms = json.loads(files["image_processor_config.json"])["processor"]["transforms"] if files else []
-    return [(one["operation"]["type"], one["operation"]["attrs"]) for one in transforms]
+    return [(one["operation"]["type"], one["operation"].get("attrs", {})) for one in transforms]
 
 
 def test_qwens_images_are_cut_into_patches(tmp_path: Path) -> None:
@@ -44,8 +45,18 @@ def test_gemmas_images_have_one_size(tmp_path: Path) -> None:
     assert found["Permute3D"] == {"dims": [2, 0, 1]}
 
 
+def test_mistrals_images_are_multiples_of_merged_patches(tmp_path: Path) -> None:
+    PixtralImageProcessorPil(size={"longest_edge": 1540}).save_pretrained(tmp_path)
+    config = {"vision_config": {"patch_size": 14}, "spatial_merge_size": 2}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = dict(operations(tmp_path, "mistral3"))
+    limits = {"min_pixels": 28 * 28, "max_pixels": 1540 * 1540}
+    assert found["Resize"] == {"smart_resize": 1, **limits, "patch_size": 14, "merge_size": 2, "interpolation": "CUBIC"}
+    assert list(found)[-1] == "PixtralImageSizes"
+
+
 @pytest.mark.parametrize("settings", [{}, {"size": {"shortest_edge": 32}, "image_mean": [0, 0, 0]}, {"size": 5}])
-@pytest.mark.parametrize("model_type", ["gemma3", "qwen2_vl"])
+@pytest.mark.parametrize("model_type", ["gemma3", "qwen2_vl", "mistral3"])
 def test_other_settings_describe_no_processing(settings: dict[str, Any], model_type: str, tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
     assert operations(tmp_path, model_type) == []

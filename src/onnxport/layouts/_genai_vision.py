@@ -2,12 +2,13 @@
 
 Its type decides how a prompt with images is processed: `qwen2_5_vl` replaces `<|vision_start|>` by as many placeholders
 as the image has patches after merging, and counts positions by M-RoPE, as Qwen2-VL does, too; `gemma3` replaces
-`<start_of_image>` by 256 placeholders.
+`<start_of_image>` by 256 placeholders; `mistral3` replaces `[IMG]` by rows of them.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -31,15 +32,15 @@ class VisionType:
 
     Attributes:
         name: its type in genai.
-        operations: returns the operations after decoding, from the settings of an image processor. It raises KeyError
-            or TypeError for those of another one.
+        operations: returns the operations after decoding, from the settings of an image processor and `config.json`. It
+            raises KeyError or TypeError for those of another one.
     """
 
     name: str
-    operations: Callable[[Settings], Iterator[dict[str, Any]]]
+    operations: Callable[[Settings, Settings], Iterator[dict[str, Any]]]
 
 
-def _patches(settings: Settings) -> Iterator[dict[str, Any]]:
+def _patches(settings: Settings, config: Settings) -> Iterator[dict[str, Any]]:
     """Resize to a multiple of merged patches, and cut into patches; see Transformers' `Qwen2VLImageProcessor`."""
     sizes = {name: settings[name] for name in ("patch_size", "merge_size")}
     size = settings.get("size") or {}
@@ -52,12 +53,22 @@ def _patches(settings: Settings) -> Iterator[dict[str, Any]]:
     yield _operation("PatchImage", temporal_patch_size=settings["temporal_patch_size"], **sizes)
 
 
-def _fixed_size(settings: Settings) -> Iterator[dict[str, Any]]:
+def _fixed_size(settings: Settings, config: Settings) -> Iterator[dict[str, Any]]:
     """Resize to one size; see Transformers' `Gemma3ImageProcessor`."""
     size = {name: settings["size"][name] for name in ("height", "width")}
     yield _operation("Resize", **size, keep_aspect_ratio=0, **_interpolation(settings))
     yield from _normalized(settings)
     yield _operation("Permute3D", dims=[2, 0, 1])
+
+
+def _whole_patches(settings: Settings, config: Settings) -> Iterator[dict[str, Any]]:
+    """Resize to a multiple of merged patches; Transformers' `PixtralImageProcessor` rounds up, genai to the nearest."""
+    sizes = {"patch_size": config["vision_config"]["patch_size"], "merge_size": config.get("spatial_merge_size", 1)}
+    limits = {"min_pixels": math.prod(sizes.values()) ** 2, "max_pixels": settings["size"]["longest_edge"] ** 2}
+    yield _operation("Resize", smart_resize=1, **limits, **sizes, **_interpolation(settings))
+    yield from _normalized(settings)
+    yield _operation("Permute3D", dims=[2, 0, 1])
+    yield _operation("PixtralImageSizes")
 
 
 def _normalized(settings: Settings) -> Iterator[dict[str, Any]]:
@@ -70,7 +81,7 @@ def _interpolation(settings: Settings) -> dict[str, str]:
 
 
 def _operation(name: str, **attributes: Any) -> dict[str, Any]:
-    return {"operation": {"name": name.lower(), "type": name, "attrs": attributes}}
+    return {"operation": {"name": name.lower(), "type": name, **({"attrs": attributes} if attributes else {})}}
 
 
 _QWEN = VisionType("qwen2_5_vl", _patches)
@@ -78,6 +89,7 @@ VISION_TYPES = {
     "qwen2_vl": _QWEN,
     "qwen2_5_vl": _QWEN,
     "gemma3": VisionType("gemma3", _fixed_size),
+    "mistral3": VisionType("mistral3", _whole_patches),
 }
 """Model type to what genai knows about it."""
 
@@ -104,7 +116,7 @@ def vision_settings(
         "vision": {
             "filename": vision.file,
             "config_filename": PROCESSOR,
-            **{name: vision_config[name] for name in _SIZES if name in vision_config},
+            **{name: part[name] for part in (config, vision_config) for name in _SIZES if name in part},
             "inputs": {value.name: value.name for value in vision.inputs},
             "outputs": {"image_features": FEATURES},
         },
@@ -121,8 +133,8 @@ def image_processor(exported: Exported) -> dict[str, str]:
     nested = exported.read("processor_config.json").get("image_processor")
     settings = exported.read("preprocessor_config.json") or nested or {}
     try:
-        operations = list(VISION_TYPES[exported.model_type].operations(settings))
-    except (KeyError, TypeError):
+        operations = list(VISION_TYPES[exported.model_type].operations(settings, exported.config))
+    except (KeyError, TypeError):  # another image processor
         return {}
     decoded = _operation("DecodeImage", color_space="RGB")
     content = {"processor": {"name": "image_processing", "transforms": [decoded, *operations]}}
@@ -134,3 +146,5 @@ def vision_warnings(exported: Exported) -> Iterator[str]:
     tokens = exported.config.get("mm_tokens_per_image")
     if tokens not in (None, _GEMMA3_TOKENS):
         yield f"genai's processor makes {_GEMMA3_TOKENS} tokens of an image, and the model takes {tokens} of them"
+    if exported.model_type == "mistral3":
+        yield "genai's processor resizes an image to the nearest multiple of its patches, and Transformers rounds up"
