@@ -51,6 +51,7 @@ class Client:
 
 
 EVERY = ("minilm", "classifier", "smollm2", "t5", "whisper", "vit", "clip")
+IMAGES_AND_TEXT = ("smolvlm", "qwen2_vl", "qwen3_vl", "paligemma", "gemma3")
 CLIENTS = (
     Client("optimum-onnx 0.1.0", "try_optimum.py", "default", EVERY, "optimum", "optimum.py"),
     Client(
@@ -74,7 +75,7 @@ CLIENTS = (
         "transformers.js 4.3.2, Node",
         "try_transformers_js.mjs",
         "transformers.js",
-        (*EVERY, "clip_split", "sam", "smolvlm", "qwen2_vl", "whisper_words"),
+        (*EVERY, "clip_split", "sam", *IMAGES_AND_TEXT, "whisper_words"),
         "node",
         "transformers_js.mjs",
     ),
@@ -82,7 +83,7 @@ CLIENTS = (
         "transformers.js 4.3.2, Chromium",
         "try_chromium.mjs",
         "transformers.js",
-        (*EVERY, "clip_split", "sam", "smolvlm", "qwen2_vl", "whisper_words"),
+        (*EVERY, "clip_split", "sam", *IMAGES_AND_TEXT, "whisper_words"),
         "browser",
     ),
     Client(
@@ -97,7 +98,7 @@ CLIENTS = (
         "onnxruntime-genai 0.18.0",
         "try_genai.py",
         "genai",
-        ("smollm2", "whisper", "qwen2_vl", "gemma3"),
+        ("smollm2", "whisper", "qwen2_vl", "qwen3_vl", "gemma3"),
         "genai",
         "genai.py",
     ),

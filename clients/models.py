@@ -263,6 +263,12 @@ CASES = (
     Case("sam", _sam, _outputs("SamModel", _points), ExportOptions(split_encoders=True)),
     Case("smolvlm", _multimodal("SmolVLM"), _tokens("SmolVLMForConditionalGeneration", _prompt_with_image("SmolVLM"))),
     Case("qwen2_vl", _multimodal("Qwen2VL"), _tokens("Qwen2VLForConditionalGeneration", _prompt_with_image("Qwen2VL"))),
+    Case("qwen3_vl", _multimodal("Qwen3VL"), _tokens("Qwen3VLForConditionalGeneration", _prompt_with_image("Qwen3VL"))),
+    Case(
+        "paligemma",
+        _multimodal("PaliGemma"),
+        _tokens("PaliGemmaForConditionalGeneration", _prompt_with_image("PaliGemma")),
+    ),
     Case("gemma3", _multimodal("Gemma3"), _tokens("Gemma3ForConditionalGeneration", _prompt_with_image("Gemma3"))),
 )
 

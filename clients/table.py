@@ -19,6 +19,8 @@ MODELS = {
     "sam": "SAM, tiny",
     "smolvlm": "SmolVLM, tiny",
     "qwen2_vl": "Qwen2-VL, tiny",
+    "qwen3_vl": "Qwen3-VL, tiny",
+    "paligemma": "PaliGemma, tiny",
     "gemma3": "Gemma 3 with images, tiny",
 }
 HEAD = """# Clients

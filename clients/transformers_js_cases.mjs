@@ -59,5 +59,8 @@ export function cases(T, options) {
         sam: outputs('SamModel'),
         smolvlm: tokens('AutoModelForImageTextToText'),
         qwen2_vl: tokens('AutoModelForImageTextToText'),
+        qwen3_vl: tokens('AutoModelForImageTextToText'),
+        paligemma: tokens('AutoModelForImageTextToText'),
+        gemma3: tokens('AutoModelForImageTextToText'),
     };
 }

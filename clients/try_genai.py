@@ -67,4 +67,4 @@ def describe(directory: str, case: dict[str, Any]) -> str:
     return "tokens ="
 
 
-main({"smollm2": chat, "whisper": transcribe, "qwen2_vl": describe, "gemma3": describe})
+main({"smollm2": chat, "whisper": transcribe, "qwen2_vl": describe, "qwen3_vl": describe, "gemma3": describe})

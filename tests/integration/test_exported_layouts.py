@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
+from numpy.typing import NDArray
 
 import onnxport
 from onnxport import ExportOptions
@@ -16,6 +18,8 @@ from onnxport.errors import OptionError
 from onnxport.layouts import rearrange
 from tests.integration.test_multimodal import PLACEHOLDER, checkpoint, inputs_for
 from tests.integration.tiny_models import whisper
+
+Feed = dict[str, NDArray[Any]]
 
 
 def test_an_export_is_arranged(bert: Path, tmp_path: Path) -> None:
@@ -91,48 +95,74 @@ def test_whispers_encoder_computes_the_cross_attention_for_genai(dtype: str, tmp
         onnxport.load(output)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("Qwen2VL", "qwen2_5_vl"), ("Gemma3", "gemma3")])
-def test_token_embeddings_merge_the_features_of_images_for_genai(name: str, kind: str, tmp_path: Path) -> None:
-    model, source = checkpoint(name, tmp_path / "checkpoint")
-    default, output = tmp_path / "default", tmp_path / "out"
-    onnxport.export(source, default, ExportOptions(validate="none"))
-    components = rearrange(default, "genai", output).components
-    sessions = {item.name: ort.InferenceSession(output / item.file) for item in components}
-    for item in components:
-        assert [one.name for one in sessions[item.name].get_inputs()] == [one.name for one in item.inputs]
-    settings = json.loads((output / "genai_config.json").read_text())["model"]
-    assert (settings["type"], settings["image_token_id"]) == (kind, PLACEHOLDER)
+@pytest.fixture(scope="module", params=["Qwen3VL", "Gemma3"])
+def vision_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Feed]:
+    """The export of a model whose decoder takes more of an image than embeddings, its checkpoint, and a prompt."""
+    directory = tmp_path_factory.mktemp(request.param)
+    model, source = checkpoint(request.param, directory / "checkpoint")
+    onnxport.export(source, directory / "default", ExportOptions(validate="none"))
+    inputs = {key: value.numpy() for key, value in inputs_for(request.param, model, 1).items()}
+    return directory / "default", source, inputs
 
-    inputs = {key: value.numpy() for key, value in inputs_for(name, model, 1).items()}
-    (features,) = sessions["vision_encoder"].run(None, {key: inputs[key] for key in settings["vision"]["inputs"]})
-    ids = inputs["input_ids"]
-    own = model.get_input_embeddings()(torch.from_numpy(ids)).detach().numpy()
-    merged = own.copy()
-    merged[ids == PLACEHOLDER] = features.reshape(-1, 32)
-    embed = sessions["embed_tokens"]
+
+def encoded(sessions: dict[str, ort.InferenceSession], inputs: Feed) -> tuple[Feed, NDArray[Any]]:
+    """Return what the vision encoder returns of an image, and the embeddings of the tokens."""
+    vision = sessions["vision_encoder"]
+    feed = {value.name: inputs[value.name] for value in vision.get_inputs()}
+    outputs = dict(zip([value.name for value in vision.get_outputs()], vision.run(None, feed), strict=True))
+    return outputs, sessions["embed_tokens"].run(None, {"input_ids": inputs["input_ids"]})[0]
+
+
+def test_embeddings_carry_what_a_client_does_not_pass(vision_model: tuple[Path, Path, Feed], tmp_path: Path) -> None:
+    default, _, inputs = vision_model
+    components = rearrange(default, "transformers.js", tmp_path / "out").components
+    theirs = {item.name: ort.InferenceSession(tmp_path / "out" / item.file) for item in components}
+    ours = {item.name: ort.InferenceSession(default / f"{item.name}.onnx") for item in components}
+    for item in components:
+        session = theirs[item.name]
+        for values, found in ((item.inputs, session.get_inputs()), (item.outputs, session.get_outputs())):
+            assert [(one.name, one.axes[-1:]) for one in values] == [(one.name, (*one.shape,)[-1:]) for one in found]
+
+    is_image = inputs["input_ids"] == PLACEHOLDER
+    by_axis = "image_grid_thw" in inputs  # M-RoPE
+    logits = []
+    for sessions in (ours, theirs):
+        outputs, embeds = encoded(sessions, inputs)
+        embeds[is_image] = outputs["image_features"].reshape(-1, embeds.shape[-1])
+        deepstack = np.zeros((2, *is_image.shape, 32), np.float32)
+        deepstack[:, is_image] = outputs.get("deepstack_features", np.zeros((2, is_image.sum(), 32)))
+        decoder = sessions["decoder_model_merged"]
+        positions = np.arange(is_image.shape[1])[None]
+        given = {
+            **{"inputs_embeds": embeds, "token_type_ids": is_image.astype(np.int64), "deepstack_embeds": deepstack},
+            **{"attention_mask": np.ones_like(positions), "num_logits_to_keep": np.array(0)},
+            "position_ids": np.stack([positions] * 3) if by_axis else positions,
+        }
+        caches = {value.name: np.zeros((1, 2, 0, 8), np.float32) for value in decoder.get_inputs()}
+        feed = {name: given.get(name, empty) for name, empty in caches.items()}
+        logits.append(decoder.run(["logits"], feed)[0])
+    np.testing.assert_allclose(logits[1], logits[0], atol=1e-5)
+
+
+def test_token_embeddings_merge_the_features_of_images_for_genai(
+    vision_model: tuple[Path, Path, Feed], tmp_path: Path
+) -> None:
+    default, source, inputs = vision_model
+    components = rearrange(default, "genai", tmp_path / "out").components
+    sessions = {item.name: ort.InferenceSession(tmp_path / "out" / item.file) for item in components}
+    settings = json.loads((tmp_path / "out" / "genai_config.json").read_text())["model"]
+    assert settings["image_token_id"] == PLACEHOLDER
+    assert [value.name for value in sessions["vision_encoder"].get_outputs()] == ["image_features"]
+
+    (features,) = sessions["vision_encoder"].run(None, {name: inputs[name] for name in settings["vision"]["inputs"]})
+    assert features.shape[-1] == settings["decoder"]["hidden_size"]
+    ids, embed = inputs["input_ids"], sessions["embed_tokens"]
+    (own,) = embed.run(None, {"input_ids": ids, "image_features": np.zeros((0, features.shape[-1]), np.float32)})
     (found,) = embed.run(None, {"input_ids": ids, "image_features": features})
-    np.testing.assert_allclose(found, merged, atol=1e-6)
-    (found,) = embed.run(None, {"input_ids": ids, "image_features": np.zeros((0, 32), np.float32)})
-    np.testing.assert_allclose(found, own, atol=1e-6)  # without an image, an image token is one of text
+    np.testing.assert_array_equal(found[ids == PLACEHOLDER], features.reshape(-1, features.shape[-1]))
+    np.testing.assert_array_equal(found[ids != PLACEHOLDER], own[ids != PLACEHOLDER])
+    (plain,) = ort.InferenceSession(default / "embed_tokens.onnx").run(None, {"input_ids": ids})
+    np.testing.assert_array_equal(own[..., :32], plain)  # without an image, an image token is one of text
     for refuse in (onnxport.load, lambda path: onnxport.validate(path, str(source))):
         with pytest.raises(OptionError, match="pass the export in the default layout"):
-            refuse(output)
-
-
-def test_gemma_3s_decoder_finds_image_tokens_for_genai(tmp_path: Path) -> None:
-    model, source = checkpoint("Gemma3", tmp_path / "checkpoint")
-    default, output = tmp_path / "default", tmp_path / "out"
-    onnxport.export(source, default, ExportOptions(validate="none"))
-    rearrange(default, "genai", output)
-    inputs = inputs_for("Gemma3", model, 1)
-    embeds, decoder = (
-        ort.InferenceSession(output / f"{name}.onnx") for name in ("embed_tokens", "decoder_model_merged")
-    )
-    with torch.no_grad():
-        features = model.get_image_features(inputs["pixel_values"]).pooler_output.numpy()
-        expected = model(**inputs).logits.numpy()
-    ids = inputs["input_ids"].numpy()
-    feed = {value.name: np.zeros((1, 2, 0, 8), np.float32) for value in decoder.get_inputs()}
-    feed |= {"input_ids": ids, "attention_mask": np.ones_like(ids), "position_ids": np.arange(ids.shape[1])[None]}
-    (feed["inputs_embeds"],) = embeds.run(None, {"input_ids": ids, "image_features": features})
-    np.testing.assert_allclose(decoder.run(["logits"], feed)[0], expected, atol=1e-4)
+            refuse(tmp_path / "out")

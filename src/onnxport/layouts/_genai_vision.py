@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxport.bundles.manifest import ComponentDescription
-from onnxport.layouts._image_features import FEATURES
 from onnxport.layouts._layout import Exported, Settings
+from onnxport.layouts._wide_embeddings import FEATURES
 
 PROCESSOR = "image_processor_config.json"
 """File with the operations on an image; `processor_config.json`, genai's default, is the name of Transformers' file."""
@@ -88,6 +88,7 @@ _QWEN = VisionType("qwen2_5_vl", _patches)
 VISION_TYPES = {
     "qwen2_vl": _QWEN,
     "qwen2_5_vl": _QWEN,
+    "qwen3_vl": VisionType("qwen3_vl", _patches),
     "gemma3": VisionType("gemma3", _fixed_size),
     "mistral3": VisionType("mistral3", _whole_patches),
 }

@@ -144,7 +144,13 @@ MASK = "attention_mask"
 
 
 def input_named(graph: ir.Graph, name: str) -> ir.Value:
+    """Return the input of a name."""
     return next(value for value in graph.inputs if value.name == name)
+
+
+def output_named(graph: ir.Graph, name: str) -> ir.Value:
+    """Return the output of a name."""
+    return next(value for value in graph.outputs if value.name == name)
 
 
 def replace_input(graph: ir.Graph, value: ir.Value, nodes: Sequence[ir.Node]) -> None:
@@ -154,6 +160,15 @@ def replace_input(graph: ir.Graph, value: ir.Value, nodes: Sequence[ir.Node]) ->
     for use in [use for use in value.uses() if use.node not in nodes]:
         use.node.replace_input_with(use.idx, output)
     graph.insert_before(graph[0], list(nodes))
+
+
+def replace_output(graph: ir.Graph, value: ir.Value, nodes: Sequence[ir.Node], shape: ir.Shape) -> None:
+    """Append nodes to a graph, and return the last one's output, of a shape, under the name of an output."""
+    output = nodes[-1].outputs[0]
+    output.name, output.type, output.shape = value.name, value.type, shape
+    value.name = f"{value.name}/{len(graph)}"  # unique, since the graph grows
+    graph.extend(nodes)
+    graph.outputs[graph.outputs.index(value)] = output
 
 
 def split_data(file: Path, data: Sequence[Path], limit: int) -> list[Path]:

@@ -4,59 +4,40 @@ In the default layout, that graph takes token ids alone, and the runtime puts th
 placeholder tokens. Here the graph does:
 
     input_ids → embed_tokens → ScatterND(·, where input_ids is image_token_id, image_features) → inputs_embeds
-
-A decoder whose image tokens attend to each other takes the token ids beside them, and computes `token_type_ids`.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxport.bundles.manifest import ComponentDescription, TensorDescription
-from onnxport.layouts._graph_files import input_named, replace_graph, replace_input
+from onnxport.bundles.manifest import ComponentDescription
+from onnxport.layouts._graph_files import input_named, replace_graph, replace_output
+from onnxport.layouts._wide_embeddings import FEATURES
 
-if TYPE_CHECKING:
-    pass
-
-FEATURES = "image_features"
-"""Output of a vision encoder, and input of the graph of the token embeddings."""
-_TOKENS, _TYPES = "input_ids", "token_type_ids"
+_TOKENS = "input_ids"
 
 
 def merge_image_features(
     components: tuple[ComponentDescription, ...], directory: Path, image_token_id: int
 ) -> tuple[ComponentDescription, ...]:
-    """Let the graphs of a vision model merge features and tell image tokens; return the descriptions of all graphs.
+    """Let the graphs of the token embeddings merge features; return the descriptions of all graphs.
 
     Args:
         components: the graphs, with their files in `directory`, which are replaced.
         directory: directory of the graphs.
         image_token_id: id of the placeholder token.
     """
-    return tuple(_with_features(one, components, directory / one.file, image_token_id) for one in components)
-
-
-def _with_features(
-    component: ComponentDescription, components: tuple[ComponentDescription, ...], file: Path, image_token_id: int
-) -> ComponentDescription:
-    if component.name == "embed_tokens":
-        vision = next(one for one in components if one.name == "vision_encoder" and one.dtype == component.dtype)
-        made = next(value for value in vision.outputs if value.name == FEATURES)
-        merge_features(file, image_token_id)
-        return replace(component, inputs=(*component.inputs, made))
-    if _TYPES not in [value.name for value in component.inputs]:
-        return component
-    tell_image_tokens(file, image_token_id)
-    inputs = (_as_tokens(value) if value.name == _TYPES else value for value in component.inputs)
-    return replace(component, inputs=tuple(inputs))
-
-
-def _as_tokens(types: TensorDescription) -> TensorDescription:
-    return replace(types, name=_TOKENS)
+    features = {one.dtype: value for one in components for value in one.outputs if value.name == FEATURES}
+    changed = []
+    for one in components:
+        if one.name == "embed_tokens":
+            merge_features(directory / one.file, image_token_id)
+            one = replace(one, inputs=(*one.inputs, features[one.dtype]))
+        changed.append(one)
+    return tuple(changed)
 
 
 def merge_features(file: Path, image_token_id: int) -> None:
@@ -89,34 +70,7 @@ def merge_features(file: Path, image_token_id: int) -> None:
     found = ir.node("NonZero", [replaced.outputs[0]])
     positions = ir.node("Transpose", [found.outputs[0]], {"perm": [1, 0]})
     merged = ir.node("ScatterND", [embeds, positions.outputs[0], typed.outputs[0]])
-    output = merged.outputs[0]
-    output.name, output.type, output.shape = embeds.name, embeds.type, embeds.shape
-    embeds.name = f"{embeds.name}_of_tokens"
-    graph.extend(
-        [rows_shape, token, zero, rows, typed, count, has_images, is_token, replaced, found, positions, merged]
-    )
-    graph.outputs[0] = output
+    features_nodes = [rows_shape, token, zero, rows, typed, count, has_images]
+    replace_output(graph, embeds, [*features_nodes, is_token, replaced, found, positions, merged], embeds.shape)
     graph.inputs.append(features)
-    replace_graph(file, model)
-
-
-def tell_image_tokens(file: Path, image_token_id: int) -> None:
-    """Compute the types of tokens instead of taking them: 1 for those of an image.
-
-        token_type_ids [batch_size, sequence]   →   Cast(Equal(input_ids, image_token_id))
-
-    Args:
-        file: the graph with the input `token_type_ids`, in whose place it takes `input_ids`; it is replaced.
-        image_token_id: id of the placeholder token.
-    """
-    import onnx_ir as ir
-
-    model = ir.load(file)
-    types = input_named(model.graph, _TYPES)
-    tokens = ir.Value(name=_TOKENS, type=types.type, shape=types.shape)
-    token = ir.node("Constant", [], {"value": ir.tensor(np.array(image_token_id, np.int64))})
-    is_token = ir.node("Equal", [tokens, token.outputs[0]])
-    cast = ir.node("Cast", [is_token.outputs[0]], {"to": ir.DataType.INT64})
-    replace_input(model.graph, types, [token, is_token, cast])
-    model.graph.inputs[model.graph.inputs.index(types)] = tokens
     replace_graph(file, model)

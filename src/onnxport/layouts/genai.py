@@ -28,6 +28,7 @@ from onnxport.layouts._genai_vision import (
 )
 from onnxport.layouts._image_features import merge_image_features
 from onnxport.layouts._layout import Exported, Layout, Settings
+from onnxport.layouts._wide_embeddings import EMBEDS, widen_embeddings
 
 _TYPES = (
     *("chatglm", "ernie4_5", "gemma", "gemma2", "gemma3_text", "gpt2", "granite", "internlm2", "llama", "mistral"),
@@ -87,7 +88,8 @@ def _model(exported: Exported) -> _Model:
     Raises:
         UnsupportedError: genai takes no model of such graphs.
     """
-    graphs = {item.name: item for item in exported.manifest.of_dtype(exported.manifest.dtypes[0]).components}
+    components = exported.placed or exported.manifest.components
+    graphs = {item.name: item for item in components if item.dtype == exported.manifest.dtypes[0]}
     encoder, decoder = graphs.get("encoder_model"), graphs.get("decoder_model_merged")
     if exported.model_type == "whisper" and encoder is not None and decoder is not None:
         return _Model("whisper", decoder, (encoder,), {"encoder": _encoder_settings(encoder, exported)}, _SELF_PAST)
@@ -122,7 +124,8 @@ def _check_decoder(component: ComponentDescription) -> None:
 def _exchange(exported: Exported, target: Path) -> tuple[ComponentDescription, ...]:
     """Let graphs pass each other what genai does: the features of images, or keys and values of cross-attention."""
     if _has_vision(exported):
-        return merge_image_features(exported.placed, target, image_token_id(exported.config))
+        components = widen_embeddings(exported.placed, target)
+        return merge_image_features(components, target, image_token_id(exported.config))
     return encode_cross_attention(exported.placed, target)
 
 
@@ -177,7 +180,7 @@ def _decoder_settings(component: ComponentDescription, exported: Exported, past:
         "session_options": _SESSION_OPTIONS,
         "filename": component.file,
         "head_size": keys[0].axes[-1],
-        "hidden_size": _first(config, _WIDTH),
+        "hidden_size": next((one.axes[-1] for one in component.inputs if one.name == EMBEDS), _first(config, _WIDTH)),
         "num_attention_heads": _first(config, _DECODER_HEADS if cross else _HEADS),
         "num_hidden_layers": len(keys),
         "num_key_value_heads": keys[0].axes[1],

@@ -7,12 +7,14 @@ It loads the precision that its options name, or that of the device. Caches and 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from onnxport.bundles.manifest import ComponentDescription
 from onnxport.layouts._chat_templates import with_chat_template
 from onnxport.layouts._layout import Exported, Layout, Settings
 from onnxport.layouts._transformers_js_classes import SESSIONS
+from onnxport.layouts._wide_embeddings import widen_embeddings
 
 _FLAT_TYPES = ("qwen2_vl",)
 """Model types whose text configuration transformers.js looks for at the top level of `config.json`."""
@@ -35,6 +37,8 @@ _GENERATING = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _OTHER_CACHES = ("olmo_hybrid",)
 """Model types whose convolutional state is one tensor here, and three in transformers.js."""
 _SAM_TYPES = ("sam", "sam2", "edgetam", "sam3_tracker")
+_UNTYPED = ("paligemma", "gemma3n")
+"""Model types whose types of tokens are 0 for generation, also of an image's."""
 _TEXT_TO_SPEECH = "SpeechT5ForTextToSpeech"
 """Class that passes its encoder token ids alone, and its vocoder the frames of all steps as one axis."""
 _DEFAULT, _DEFAULT_OF_WASM = "fp32", "q8"
@@ -77,6 +81,12 @@ def _preprocessor_config(settings: Settings, exported: Exported) -> Settings:
     """Name the processor's class, which transformers.js reads from this file."""
     processor = exported.read("processor_config.json").get("processor_class")
     return {**settings, "processor_class": processor} if settings and processor else settings
+
+
+def _exchange(exported: Exported, target: Path) -> tuple[ComponentDescription, ...]:
+    """Carry what decoders of images take beside embeddings, which transformers.js doesn't pass, within embeddings."""
+    has_embeds = any(item.name == "embed_tokens" for item in exported.placed)
+    return widen_embeddings(exported.placed, target) if has_embeds else exported.placed
 
 
 def _check(exported: Exported) -> Iterator[str]:
@@ -130,7 +140,11 @@ LAYOUT = Layout(
         },
     },
     graphs=_GRAPHS,
-    absent={name: ("input_boxes", "input_masks") for name in _SAM_TYPES},
+    absent={
+        **{name: ("input_boxes", "input_masks") for name in _SAM_TYPES},
+        **dict.fromkeys(_UNTYPED, ("token_type_ids",)),
+    },
+    exchange=_exchange,
     token_masks={_TEXT_TO_SPEECH: ("encoder_model",)},
     unbatched={"SpeechT5HifiGan": ("spectrogram",)},
     logits_to_keep=True,
