@@ -18,6 +18,7 @@ from onnxport.description.axes import LOGITS_TO_KEEP, is_cached
 from onnxport.errors import OutputError, UnsupportedError
 from onnxport.layouts._graph_files import (
     MASK,
+    keep_all,
     leave_out_inputs,
     mask_padding,
     rename_data,
@@ -201,6 +202,9 @@ def _leave_out(graph: Path, component: ComponentDescription, exported: Exported,
     absent = [value.name for value in component.inputs if value.name in names]
     if absent:
         leave_out_inputs(graph, absent)
+    for mask in [value.name for value in component.inputs if value.name in layout.whole.get(exported.model_type, ())]:
+        keep_all(graph, mask)
+        absent.append(mask)
     if component.name in layout.token_masks.get(exported.architecture, ()):
         mask_padding(graph, int(exported.config["pad_token_id"]))
         absent.append(MASK)

@@ -118,6 +118,33 @@ def mask_padding(file: Path, pad_token_id: int) -> None:
     replace_graph(file, model)
 
 
+def keep_all(file: Path, mask: str) -> None:
+    """Keep all features, instead of those of a mask.
+
+        audio_features = GatherND(features, Transpose(NonZero(mask)))   →   Reshape(features, [-1, hidden_size])
+
+    Args:
+        file: the graph.
+        mask: the input with the mask, which is removed.
+    """
+    import onnx_ir as ir
+
+    model = ir.load(file)
+    value = input_named(model.graph, mask)
+    (found,) = (use.node for use in value.uses())
+    (positions,) = (use.node for use in found.outputs[0].uses())
+    (taken,) = (use.node for use in positions.outputs[0].uses())
+    assert (found.op_type, positions.op_type, taken.op_type) == ("NonZero", "Transpose", "GatherND"), file
+    output = taken.outputs[0]
+    assert output.shape is not None and isinstance(output.shape[-1], int)
+    shape = ir.node("Constant", [], {"value_ints": [-1, output.shape[-1]]})
+    kept = ir.node("Reshape", [taken.inputs[0], shape.outputs[0]])
+    replace_output(model.graph, output, [shape, kept], output.shape)
+    model.graph.remove([taken, positions, found], safe=True)
+    model.graph.inputs.remove(value)
+    replace_graph(file, model)
+
+
 def unbatch_inputs(file: Path, names: Collection[str]) -> None:
     """Take inputs without the batch axis, which is of size 1 in the graph.
 

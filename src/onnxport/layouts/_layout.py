@@ -106,6 +106,7 @@ class Layout:
         graphs: class to the names of its graphs that the client has others for: name in the default layout to its own.
         absent: model type to inputs that the client never passes; its graph gets tensors without elements in place of
             them, as for those that aren't passed to the model.
+        whole: model type to masks of features that the client never passes; its graph keeps all features.
         token_masks: class to the graphs that the client passes token ids without `attention_mask`; the graph masks
             padding tokens itself.
         unbatched: class to inputs that the client passes without the batch axis.
@@ -128,6 +129,7 @@ class Layout:
     names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     graphs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     absent: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    whole: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     token_masks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unbatched: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     logits_to_keep: bool = False

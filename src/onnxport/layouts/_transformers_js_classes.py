@@ -135,6 +135,21 @@ _CLASSES = {
     """,
 }
 
+_ENCODER_INPUTS = {
+    "": "Gemma3 LightOnOcr Llava LlavaOnevision Mistral3 PaliGemma GraniteSpeech Voxtral",
+    "image_grid_thw": "GlmOcr Lfm3Vl Qwen2VL Qwen2_5_VL Qwen3VL Qwen3VLMoe Qwen3_5 Qwen3_5Moe",
+    "pixel_attention_mask": "Idefics3 SmolVLM",
+    "pixel_attention_mask spatial_shapes": "Lfm2Vl",
+    "image_position_ids input_features_mask": "Gemma4",
+    "input_features_mask": "Gemma3n",
+}
+ENCODER_INPUTS: dict[str, tuple[str, ...]] = {
+    f"{name}ForConditionalGeneration": ("pixel_values", "input_features", *inputs.split())
+    for inputs, names in _ENCODER_INPUTS.items()
+    for name in names.split()
+}
+"""Class of images or audio and text to the inputs that it passes its encoders (`forward_params`)."""
+
 SESSIONS: dict[str, tuple[str, ...]] = {
     name: tuple(sessions.split()) for sessions, names in _CLASSES.items() for name in names.split()
 }

@@ -13,7 +13,7 @@ from typing import Any
 from onnxport.bundles.manifest import ComponentDescription
 from onnxport.layouts._chat_templates import with_chat_template
 from onnxport.layouts._layout import Exported, Layout, Settings
-from onnxport.layouts._transformers_js_classes import SESSIONS
+from onnxport.layouts._transformers_js_classes import ENCODER_INPUTS, SESSIONS
 from onnxport.layouts._wide_embeddings import widen_embeddings
 
 _FLAT_TYPES = ("qwen2_vl",)
@@ -117,6 +117,20 @@ def _check(exported: Exported) -> Iterator[str]:
             f"transformers.js 4.3 names the cache of {exported.model_type} otherwise than the graph, and doesn't "
             "generate with it"
         )
+    elif lacking := _lacking_inputs(exported):
+        yield (
+            f"transformers.js 4.3 doesn't pass {', '.join(lacking)} to the encoder of {architecture}: it generates for "
+            "text alone"
+        )
+
+
+def _lacking_inputs(exported: Exported) -> list[str]:
+    """Return the inputs of a vision or audio encoder that the class doesn't pass it."""
+    passed = ENCODER_INPUTS.get(exported.architecture)
+    encoders = [item for item in exported.manifest.components if item.name in ("vision_encoder", "audio_encoder")]
+    names = dict.fromkeys(value.name for item in encoders for value in item.inputs)
+    changed = LAYOUT.whole.get(exported.model_type, ())
+    return [] if passed is None else [name for name in names if name not in (*passed, *changed)]
 
 
 LAYOUT = Layout(
@@ -130,6 +144,7 @@ LAYOUT = Layout(
     },
     names={
         "qwen2_vl": {"image_grid_thw": "grid_thw"},
+        "voxtral": {"input_features": "audio_values"},
         "gemma4": {"image_position_ids": "pixel_position_ids"},
         _TEXT_TO_SPEECH: {"last_hidden_state": "encoder_outputs"},
         "zaya": {
@@ -145,6 +160,7 @@ LAYOUT = Layout(
         **dict.fromkeys(_UNTYPED, ("token_type_ids",)),
     },
     exchange=_exchange,
+    whole={"granite_speech": ("input_features_mask",)},
     token_masks={_TEXT_TO_SPEECH: ("encoder_model",)},
     unbatched={"SpeechT5HifiGan": ("spectrogram",)},
     logits_to_keep=True,
