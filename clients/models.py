@@ -128,7 +128,7 @@ def _chat(directory: Path) -> dict[str, Any]:
     tokens = model.generate(**prompt, max_new_tokens=32, do_sample=False)[0, prompt["input_ids"].shape[1] :]
     return {
         "question": QUESTION,
-        "inputs": _tensors({"input_ids": prompt["input_ids"]}),
+        "inputs": tensors_as_json({"input_ids": prompt["input_ids"]}),
         "tokens": tokens.tolist(),
         "answer": tokenizer.decode(tokens, skip_special_tokens=True),
     }
@@ -143,7 +143,7 @@ def _outputs(auto: str, make_inputs: Callable[[Any, Any], Tensors]) -> Callable[
         with torch.no_grad():
             outputs = model(**inputs)
         found = {name: value for name, value in outputs.items() if isinstance(value, torch.Tensor)}
-        return {"inputs": _tensors(inputs), "outputs": _lists(found)}
+        return {"inputs": tensors_as_json(inputs), "outputs": _lists(found)}
 
     return refer
 
@@ -156,7 +156,7 @@ def _tokens(auto: str, make_inputs: Callable[[Any, Any], Tensors], **settings: A
         inputs = make_inputs(model, directory)
         greedy = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False, **settings}
         tokens = model.generate(**inputs, **greedy)
-        return {"inputs": _tensors(inputs), "settings": settings, "tokens": tokens[0].tolist()}
+        return {"inputs": tensors_as_json(inputs), "settings": settings, "tokens": tokens[0].tolist()}
 
     return refer
 
@@ -170,7 +170,12 @@ def _transcript(directory: Path) -> dict[str, Any]:
     greedy = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False}
     tokens = transformers.GenerationMixin.generate(model, **inputs, decoder_input_ids=ids, **greedy)
     settings = {"language": "en", "task": "transcribe"}
-    return {"inputs": _tensors(inputs), "settings": settings, "prompt": ids[0].tolist(), "tokens": tokens[0].tolist()}
+    return {
+        "inputs": tensors_as_json(inputs),
+        "settings": settings,
+        "prompt": ids[0].tolist(),
+        "tokens": tokens[0].tolist(),
+    }
 
 
 def _words(directory: Path) -> dict[str, Any]:
@@ -185,7 +190,7 @@ def _halves(directory: Path) -> dict[str, Any]:
     with torch.no_grad():
         text = model.get_text_features(inputs["input_ids"], inputs["attention_mask"]).pooler_output
         image = model.get_image_features(inputs["pixel_values"]).pooler_output
-    return {"inputs": _tensors(inputs), "outputs": _lists({"text_embeds": text, "image_embeds": image})}
+    return {"inputs": tensors_as_json(inputs), "outputs": _lists({"text_embeds": text, "image_embeds": image})}
 
 
 def _text(model: Any, directory: Path) -> Tensors:
@@ -234,7 +239,7 @@ def picture() -> Image.Image:
     return Image.fromarray(pixels).resize((80, 60))
 
 
-def _tensors(values: Tensors) -> dict[str, Any]:
+def tensors_as_json(values: Tensors) -> dict[str, Any]:
     """Return tensors as JSON: element type, shape and flat data."""
     return {
         name: {

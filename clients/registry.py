@@ -1,4 +1,4 @@
-"""Export a tiny checkpoint of every class of transformers.js that Transformers has, and load each in Node.
+"""Export a tiny checkpoint of every class of transformers.js that Transformers has, and run each in Node.
 
 python -m clients.registry [--sample N] [--jobs N]
 """
@@ -16,13 +16,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+import onnxport
 from clients.environments import node_modules
-from clients.models import ROOT
-from conformance.exports import FAILED, PASSED, command
+from clients.models import ROOT, tensors_as_json
+from conformance.exports import FAILED, PASSED
 from conformance.matrix.classes import classes, save_class
-from conformance.matrix.exports import commit, failure_of
+from conformance.matrix.exports import commit
 from conformance.matrix.page import reason
+from conformance.matrix.use import refer
 from conformance.runner import Job, run
+from onnxport import ExportOptions
+from onnxport.layouts import rearrange
+from onnxport.layouts._table import layout_of
 from onnxport.layouts._transformers_js_classes import NAMES, SESSIONS
 
 PAGE = Path(__file__).parent.parent / "docs" / "transformers-js.md"
@@ -30,9 +35,12 @@ _WORK = ROOT / "registry"
 _HEAD = """# Classes of transformers.js
 
 `python -m clients.registry` exports a tiny checkpoint of random weights for every class in the registry of
-transformers.js 4.3.2 that Transformers has, in the [layout](layouts.md) of transformers.js, and loads it in Node, as
-`CLASS.from_pretrained(directory)`. What loaded classes compute is compared for the models of [clients](clients.md).
+transformers.js 4.3.2 that Transformers has, in the [layout](layouts.md) of transformers.js, loads it in Node, as
+`CLASS.from_pretrained(directory)`, and passes it random inputs: a class that generates returns PyTorch's tokens (12,
+after a prompt, an image or a sound), and another one its outputs (within 1e-3 of the largest number). A class is loaded
+alone if `onnxport.load` or PyTorch runs it by methods of its own, or it has random outputs.
 """
+_NEW_TOKENS = 12
 
 
 def export_class(model_type: str, class_name: str, directory: Path) -> dict[str, Any]:
@@ -46,27 +54,51 @@ def export_class(model_type: str, class_name: str, directory: Path) -> dict[str,
     Returns:
         `status`, `seconds`, `commit`, and the `message` of a failure.
     """
-    start, checkpoint, output = time.perf_counter(), directory / "checkpoints" / class_name, directory / class_name
-    for path in (checkpoint, output):
+    start, output = time.perf_counter(), directory / class_name
+    checkpoint, default = (directory / kind / class_name for kind in ("checkpoints", "defaults"))
+    for path in (checkpoint, default, output):
         shutil.rmtree(path, ignore_errors=True)
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+    layout = layout_of("transformers.js")
+    options = ExportOptions(dtype="fp32", validate="none", cache=False)
     try:
-        save_class(model_type, class_name, checkpoint)
-        options = ["--layout", "transformers.js", "--dtype", "fp32", "--validate", "none", "--no-cache", "--quiet"]
-        code, text = command(["export", str(checkpoint), str(output), *options, "--debug"])
-        found = {"status": PASSED} if code == 0 else failure_of(text)
+        model = save_class(model_type, class_name, checkpoint)
+        onnxport.export(checkpoint, default, layout.with_defaults(options, model_type, [class_name]))
+        rearrange(default, layout.name, output)
+        reference = _reference(model, checkpoint, default)
+        if reference is not None:
+            (output / "reference.json").write_text(json.dumps(reference))
+        found = {"status": PASSED}
     except Exception as error:  # configurations and models raise any exception
-        found = {"status": FAILED, "category": "make", "message": f"{type(error).__name__}: {error}"[:300]}
+        found = {"status": FAILED, "message": f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]}
     finally:
-        shutil.rmtree(checkpoint, ignore_errors=True)
+        for path in (checkpoint, default):
+            shutil.rmtree(path, ignore_errors=True)
     return {**found, "commit": commit(), "seconds": round(time.perf_counter() - start, 1)}
 
 
-def load_in_node(names: list[str], directory: Path) -> dict[str, str]:
-    """Load classes in Node; return the names of those that fail, with their error."""
+def _reference(model: Any, checkpoint: Path, default: Path) -> dict[str, Any] | None:
+    """Return inputs, and the tokens that the model generates for them, or its outputs; None if neither is known."""
+    try:
+        manifest = json.loads((default / "onnxport.json").read_text())
+        found = refer(model, checkpoint, onnxport.load(default), manifest)
+        if found is None:
+            return None
+        if not model.can_generate():
+            outputs = {name: value for name, value in found.outputs.items() if value.is_floating_point()}
+            return {"inputs": tensors_as_json(found.inputs), "outputs": tensors_as_json(outputs)}
+        given = {name: value for name, value in found.inputs.items() if name != "decoder_input_ids"}
+        greedy = {"max_new_tokens": _NEW_TOKENS, "min_new_tokens": _NEW_TOKENS, "do_sample": False}
+        return {"inputs": tensors_as_json(given), "tokens": model.generate(**given, **greedy).tolist()}
+    except Exception:  # graphs that onnxport.load can't run together, and models that generate by a method of their own
+        return None
+
+
+def run_in_node(names: list[str], directory: Path) -> dict[str, dict[str, str]]:
+    """Run classes in Node; return the `error` of each, empty if it has none, and what was `compared`."""
     script = Path(__file__).parent / "load_transformers_js.mjs"
     variables = {**os.environ, "CLIENT_MODULES": str(node_modules())}
-    failed = dict.fromkeys(names, "Node ended before it was loaded")
+    results = {name: {"error": "Node ended before it was loaded", "compared": ""} for name in names}
     exported = {NAMES.get(name, name): name for name in names}
     for start in range(0, len(names), 50):  # each session keeps memory
         arguments = [f"{NAMES.get(name, name)}={directory / name}" for name in names[start : start + 50]]
@@ -74,8 +106,15 @@ def load_in_node(names: list[str], directory: Path) -> dict[str, str]:
         for line in done.stdout.splitlines():
             if line.startswith('{"class"'):
                 found = json.loads(line)
-                failed[exported[found["class"]]] = found["error"]
-    return {name: error for name, error in failed.items() if error}
+                results[exported[found.pop("class")]] = found
+    return results
+
+
+def _outcome(found: dict[str, str] | None) -> dict[str, str]:
+    """Return what Node says of a class, as part of its record."""
+    if found is None:  # it wasn't exported
+        return {}
+    return {"status": FAILED, "message": found["error"]} if found["error"] else {"compared": found["compared"]}
 
 
 def page(records: list[dict[str, Any]]) -> str:
@@ -83,7 +122,12 @@ def page(records: list[dict[str, Any]]) -> str:
     passed = [record for record in records if record["status"] == PASSED]
     commits = ", ".join(sorted({record["commit"] for record in records if "commit" in record}))
     share = f"{len(passed) / len(records):.1%}"
-    lines = [_HEAD, f"At commit {commits}, {len(passed)} of {len(records)} classes were loaded ({share}).", ""]
+    compared = [sum(record.get("compared") == kind for record in passed) for kind in ("tokens", "outputs")]
+    lines = [
+        f"{_HEAD}\nAt commit {commits}, {len(passed)} of {len(records)} classes work ({share}): {compared[0]} "
+        f"generated PyTorch's tokens, {compared[1]} returned its outputs, and {len(passed) - sum(compared)} were "
+        "loaded alone.\n"
+    ]
     lines += ["| class | why it isn't |", "| --- | --- |"]
     lines += [f"| {record['class']} | {reason(record)} |" for record in records if record["status"] != PASSED]
     return "\n".join(lines) + "\n"
@@ -103,11 +147,8 @@ def main() -> int:
     results.unlink(missing_ok=True)
     job = Job("clients.registry:export_class", "class")
     records = run(pairs, directory=_WORK, results=results, jobs=arguments.jobs, seconds=300, job=job)
-    failed = load_in_node([record["class"] for record in records if record["status"] == PASSED], _WORK)
-    records = [
-        {**record, "status": FAILED, "message": failed[record["class"]]} if record["class"] in failed else record
-        for record in records
-    ]
+    found = run_in_node([record["class"] for record in records if record["status"] == PASSED], _WORK)
+    records = [{**record, **_outcome(found.get(record["class"]))} for record in records]
     for record in records:
         if record["status"] != PASSED:
             print(record["class"], reason(record), flush=True)

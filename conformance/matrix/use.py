@@ -58,6 +58,48 @@ class Use:
     generated: bool = False
 
 
+@dataclass(frozen=True)
+class Reference:
+    """What a model returns.
+
+    Attributes:
+        inputs: random inputs, by name.
+        outputs: the model's outputs that are tensors, by name.
+    """
+
+    inputs: Inputs
+    outputs: Inputs
+
+
+def refer(model: Any, checkpoint: Path, loaded: Any, manifest: Mapping[str, Any]) -> Reference | None:
+    """Run a model on random inputs; return None if it refuses them, or returns other numbers each time.
+
+    Args:
+        model: as Transformers loads it.
+        checkpoint: its directory.
+        loaded: the export, as `onnxport.load` loads it.
+        manifest: content of `onnxport.json`.
+
+    Raises:
+        UnsupportedError: `onnxport.load` can't run the graphs together.
+    """
+    import torch
+
+    inputs = _inputs(model, checkpoint, loaded, manifest)
+    if inputs is None:
+        return None
+    try:
+        with torch.no_grad():
+            expected, again = call_forward(model, inputs), call_forward(model, inputs)
+    except Exception:  # random inputs that the model refuses, such as boxes beyond the page
+        return None
+    outputs = {name: value for name, value in expected.items() if isinstance(value, torch.Tensor)}
+    for name, value in outputs.items():  # the model masks, samples or draws lengths at random
+        if value.shape != again[name].shape or not value.allclose(again[name], 0, 0, equal_nan=True):
+            return None
+    return Reference(inputs, outputs)
+
+
 def use(model: Any, checkpoint: Path, output: Path, manifest: Mapping[str, Any]) -> Use:
     """Call a loaded export as the model, and generate with both.
 
@@ -71,25 +113,18 @@ def use(model: Any, checkpoint: Path, output: Path, manifest: Mapping[str, Any])
 
     loaded = onnxport.load(output)
     try:
-        inputs = _inputs(model, checkpoint, loaded, manifest)
+        reference = refer(model, checkpoint, loaded, manifest)
     except UnsupportedError as error:  # graphs that `onnxport.load` can't run together
         return Use(str(error))
-    if inputs is None:
+    if reference is None:
         return Use(compared=False)
-    try:
-        with torch.no_grad():
-            expected, again = call_forward(model, inputs), call_forward(model, inputs)
-    except Exception:  # random inputs that the model refuses, such as boxes beyond the page
-        return Use(compared=False)
+    inputs, expected = reference.inputs, reference.outputs
     try:
         found = loaded(**inputs)
     except Exception as error:  # what a user would see
         return Use(f"{type(error).__name__}: {' '.join(str(error).split())}")
-    tensors = [(value, again[name]) for name, value in expected.items() if isinstance(value, torch.Tensor)]
-    if not all(one.shape == other.shape and one.allclose(other, 0, 0, equal_nan=True) for one, other in tensors):
-        return Use(compared=False)  # the model masks, samples or draws lengths at random
     mask = inputs.get("attention_mask")
-    for name in (name for name, value in expected.items() if isinstance(value, torch.Tensor) and name in found):
+    for name in (name for name in expected if name in found):
         wanted, actual = expected[name].float(), found[name].float()
         if actual.ndim > 1 and loaded.can_generate():
             actual = actual[:, -wanted.shape[1] :]  # an image before the prompt
@@ -253,6 +288,9 @@ def _multimodal_inputs(model: Any, loaded: OnnxMultimodal, description: Descript
     modality, count = features.modality, len(features.embeddings)
     token = 3 if modality.placeholder_token_id is None else modality.placeholder_token_id
     tokens = torch.randint(*_TEXT, (1, _PROMPT), generator=generator)
+    start = getattr(model.config, "vision_start_token_id", None)
+    if start is not None:  # transformers.js counts the positions of Qwen's images from it
+        tokens[:, 2] = start
     if modality.merge == "replace":
         tokens = torch.cat([tokens[:, :3], torch.full((1, count), token), tokens[:, 3:]], dim=1)
     types = (tokens == token).long()
