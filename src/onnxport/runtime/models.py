@@ -194,10 +194,15 @@ class GenerativeModel(OnnxModel):
 
     @cached_property
     def _original(self) -> PreTrainedModel:
-        """The exported model without weights, for methods that compute with its configuration only."""
+        """The exported model without weights, for methods that compute with its configuration only.
+
+        It has a part of the configuration if the checkpoint has further models: Qwen2.5-Omni's thinker.
+        """
         assert self._original_class is not None
+        parts = (getattr(self.config, name, None) for name in type(self.config).sub_configs)
+        fitting = (part for part in (self.config, *parts) if isinstance(part, self._original_class.config_class))
         with torch.device("meta"):
-            return self._original_class(self.config)
+            return self._original_class(next(fitting, self.config))
 
     def prepare_inputs_for_generation(self, *arguments: Any, **kwargs: Any) -> dict[str, Any]:
         """Select the inputs of a step as the exported model's class does.

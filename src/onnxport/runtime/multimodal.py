@@ -108,7 +108,8 @@ class OnnxMultimodal(GenerativeModel, GenerationMixin):  # type: ignore[misc]
         """
         compute = self._original_method("compute_3d_position_ids")
         requires = compute is not None and f"{_TYPES} is None" in inspect.getsource(compute)
-        return (tokens == self.config.image_token_id).int() if requires and tokens.ndim == _IDS_RANK else None
+        is_needed = requires and tokens.ndim == _IDS_RANK
+        return (tokens == self._original.config.image_token_id).int() if is_needed else None
 
     def prepare_inputs_for_generation(
         self,
