@@ -166,3 +166,6 @@ def test_token_embeddings_merge_the_features_of_images_for_genai(
     for refuse in (onnxport.load, lambda path: onnxport.validate(path, str(source))):
         with pytest.raises(OptionError, match="pass the export in the default layout"):
             refuse(tmp_path / "out")
+    found = onnxport.verify(tmp_path / "out")
+    assert found.problems == ()
+    assert found.not_run == {"fp32": "the client of the layout genai alone runs the graphs"}

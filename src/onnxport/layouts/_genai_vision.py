@@ -33,7 +33,7 @@ class VisionType:
     Attributes:
         name: its type in genai.
         operations: returns the operations after decoding, from the settings of an image processor and `config.json`. It
-            raises KeyError or TypeError for those of another one.
+            raises AttributeError, KeyError or TypeError for those of another one.
     """
 
     name: str
@@ -135,7 +135,7 @@ def image_processor(exported: Exported) -> dict[str, str]:
     settings = exported.read("preprocessor_config.json") or nested or {}
     try:
         operations = list(VISION_TYPES[exported.model_type].operations(settings, exported.config))
-    except (KeyError, TypeError):  # another image processor
+    except (AttributeError, KeyError, TypeError):  # another image processor
         return {}
     decoded = _operation("DecodeImage", color_space="RGB")
     content = {"processor": {"name": "image_processing", "transforms": [decoded, *operations]}}

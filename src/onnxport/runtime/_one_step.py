@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
+from onnxport.bundles.manifest import open_manifest
+from onnxport.containment import inside
 from onnxport.errors import NoKernelError, OnnxportError, OptionError, UnsupportedError
 from onnxport.runtime.bench import Workload, bench
 from onnxport.runtime.directory import Directory
+from onnxport.runtime.graph import Graph
 from onnxport.runtime.settings import RunSettings
 
 _TOKENS = 8
@@ -27,12 +31,17 @@ def main(path: str, dtype: str, limit: int) -> dict[str, str]:
         limit: maximum of the process's memory, in bytes.
 
     Returns:
-        `status`: passed, failed, or `not run` if no synthetic inputs fit the graphs, or the CPU has no
-        kernels for them, and a message.
+        `status`: passed, failed, or `not run` if no synthetic inputs fit the graphs, the CPU has no kernels for them,
+        or the layout's client alone runs them, and a message.
     """
     _limit_memory(limit)
     settings = RunSettings(threads=1, dtype=dtype)
     try:
+        manifest = open_manifest(Path(path))
+        if manifest.client_only:
+            for item in manifest.of_dtype(dtype).components:
+                Graph(inside(Path(path), item.file), settings)
+            return {"status": "not run", "message": f"the client of the layout {manifest.layout} alone runs the graphs"}
         directory = Directory(path, settings)
         for name in directory.component_names:
             directory.graph(name)

@@ -134,6 +134,9 @@ def _check_graph(directory: Path, component: ComponentDescription, files: Collec
     try:
         model = onnx.ModelProto.FromString(file.read_bytes())
         _drop_external_data(model.graph)  # the checker refuses hard links, which weights may be
+        for value in model.graph.input:  # and inputs of any rank, which the layout genai has
+            if value.type.HasField("tensor_type"):
+                value.type.tensor_type.shape.SetInParent()
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, Error, ValueError, RuntimeError, OSError) as error:
         yield f"{component.file} isn't a well-formed graph: {error}"
