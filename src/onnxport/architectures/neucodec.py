@@ -11,7 +11,7 @@ from onnxport.description.derived import DerivedOnnxConfig
 from onnxport.patching.patch import EAGER, Patch
 
 _MODULE = "transformers.models.neucodec.modeling_neucodec"
-_FEATURES = ("input_features", "input_features_mask")
+_FEATURES = {"input_features", "input_features_mask"}
 
 
 class NeucodecOnnxConfig(DerivedOnnxConfig):
@@ -19,11 +19,11 @@ class NeucodecOnnxConfig(DerivedOnnxConfig):
 
     def fit_inputs(self, inputs: dict[str, Any]) -> None:
         """Cut a frame off the features, which the feature extractor doesn't make; see `DerivedOnnxConfig`."""
-        for name in _FEATURES:
+        for name in inputs.keys() & _FEATURES:
             inputs[name] = inputs[name][:, :-1]
 
     def _axes_of(self, inputs: Mapping[str, Any]) -> dict[str, Mapping[int, str]]:
-        return super()._axes_of(inputs) | {name: {0: "batch", 1: "frames"} for name in _FEATURES}
+        return super()._axes_of(inputs) | {name: {0: "batch", 1: "frames"} for name in inputs.keys() & _FEATURES}
 
 
 ARCHITECTURES: tuple[Architecture, ...] = (
