@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime_genai as genai
-from _results import main
+from _results import arrays, main
 
 
 def chat(directory: str, case: dict[str, Any]) -> str:
@@ -27,39 +27,30 @@ def chat(directory: str, case: dict[str, Any]) -> str:
 
 
 def transcribe(directory: str, case: dict[str, Any]) -> str:
-    model = genai.Model(directory)
-    features = case["inputs"]["input_features"]
-    inputs = genai.NamedTensors()
-    inputs["input_features"] = np.array(features["data"], np.float32).reshape(features["shape"])
-    inputs["input_ids"] = np.array([case["prompt"]], np.int32)
-    parameters = genai.GeneratorParams(model)
-    length = len(case["tokens"])
-    parameters.set_search_options(max_length=length, min_length=length)
-    generator = genai.Generator(model, parameters)
-    generator.set_inputs(inputs)
-    while not generator.is_done():
-        generator.generate_next_token()
-    tokens = generator.get_sequence(0).tolist()
-    assert tokens == case["tokens"], f"tokens {tokens}, PyTorch's are {case['tokens']}"
-    return "tokens ="
+    features = {"input_features": arrays(case)["input_features"]}
+    return same_tokens(directory, {**features, "input_ids": np.array([case["prompt"]], np.int32)}, case)
 
 
 def describe(directory: str, case: dict[str, Any]) -> str:
-    model = genai.Model(directory)
-    inputs = genai.NamedTensors()
-    for name in ("pixel_values", "image_grid_thw"):
-        if name in case["inputs"]:
-            value = case["inputs"][name]
-            inputs[name] = np.array(value["data"], value["type"]).reshape(value["shape"])
-    prompt = np.array(case["inputs"]["input_ids"]["data"], np.int32)[None]
-    inputs["input_ids"] = prompt
+    found = arrays(case)
+    images = {name: found[name] for name in ("pixel_values", "image_grid_thw") if name in found}
+    prompt = found["input_ids"].astype(np.int32)
     with open(f"{directory}/genai_config.json") as file:
         image_token = json.load(file)["model"]["image_token_id"]
-    inputs["num_image_tokens"] = np.array([(prompt == image_token).sum()])
+    count = np.array([(prompt == image_token).sum()])
+    return same_tokens(directory, {**images, "input_ids": prompt, "num_image_tokens": count}, case)
+
+
+def same_tokens(directory: str, inputs: dict[str, Any], case: dict[str, Any]) -> str:
+    """Generate as many tokens as PyTorch did; raise AssertionError if they are others."""
+    model = genai.Model(directory)
+    tensors = genai.NamedTensors()
+    for name, value in inputs.items():
+        tensors[name] = value
     parameters = genai.GeneratorParams(model)
     parameters.set_search_options(max_length=len(case["tokens"]), min_length=len(case["tokens"]))
     generator = genai.Generator(model, parameters)
-    generator.set_inputs(inputs)
+    generator.set_inputs(tensors)
     while not generator.is_done():
         generator.generate_next_token()
     tokens = generator.get_sequence(0).tolist()

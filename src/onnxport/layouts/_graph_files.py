@@ -91,7 +91,7 @@ def _size_node(axis: int | ir.SymbolicDim, inputs: Sequence[ir.Value]) -> ir.Nod
     shared = ((value, value.shape.dims.index(axis)) for value in inputs if value.shape and axis in value.shape.dims)
     found = None if isinstance(axis, int) else next(shared, None)
     if found is None:
-        return ir.node("Constant", [], {"value_ints": [axis if isinstance(axis, int) else 0]})
+        return ints(axis if isinstance(axis, int) else 0)
     value, index = found
     return ir.node("Shape", [value], {"start": index, "end": index + 1})
 
@@ -137,7 +137,7 @@ def keep_all(file: Path, mask: str) -> None:
     assert (found.op_type, positions.op_type, taken.op_type) == ("NonZero", "Transpose", "GatherND"), file
     output = taken.outputs[0]
     assert output.shape is not None and isinstance(output.shape[-1], int)
-    shape = ir.node("Constant", [], {"value_ints": [-1, output.shape[-1]]})
+    shape = ints(-1, output.shape[-1])
     kept = ir.node("Reshape", [taken.inputs[0], shape.outputs[0]])
     replace_output(model.graph, output, [shape, kept], output.shape)
     model.graph.remove([taken, positions, found], safe=True)
@@ -159,7 +159,7 @@ def unbatch_inputs(file: Path, names: Collection[str]) -> None:
     model = ir.load(file)
     for name in names:
         value = input_named(model.graph, name)
-        axis = ir.node("Constant", [], {"value_ints": [0]})
+        axis = ints(0)
         batched = ir.node("Unsqueeze", [value, axis.outputs[0]])
         replace_input(model.graph, value, [axis, batched])
         value.shape = ir.Shape(value.shape.dims[1:]) if value.shape else None
@@ -168,6 +168,13 @@ def unbatch_inputs(file: Path, names: Collection[str]) -> None:
 
 MASK = "attention_mask"
 """Name of the mask of token ids."""
+
+
+def ints(*values: int) -> ir.Node:
+    """Return a node whose output is a constant of int64, [values]."""
+    import onnx_ir as ir
+
+    return ir.node("Constant", [], {"value_ints": values})
 
 
 def input_named(graph: ir.Graph, name: str) -> ir.Value:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxport.description.axes import LOGITS_TO_KEEP
-from onnxport.layouts._graph_files import replace_graph
+from onnxport.layouts._graph_files import ints, replace_graph
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -42,8 +42,8 @@ def add_logits_to_keep(file: Path) -> bool:
         return False
     node, states = found
     count = ir.Value(name=LOGITS_TO_KEEP, shape=ir.Shape([]), type=ir.TensorType(ir.DataType.INT64))
-    last = _constant(_LAST)
-    start, axis = ir.node("Neg", [count]), _constant(1)
+    last = ints(_LAST)
+    start, axis = ir.node("Neg", [count]), ints(1)
     starts = ir.node("Reshape", [start.outputs[0], axis.outputs[0]])
     kept = ir.node("Slice", [states, starts.outputs[0], last.outputs[0], axis.outputs[0]])
     new = [last, start, axis, starts, kept]
@@ -56,12 +56,6 @@ def add_logits_to_keep(file: Path) -> bool:
     logits.shape = ir.Shape([logits.shape[0], "num_logits", logits.shape[2]])
     replace_graph(file, model)
     return True
-
-
-def _constant(value: int) -> ir.Node:
-    import onnx_ir as ir
-
-    return ir.node("Constant", [], {"value_ints": [value]})
 
 
 def _head_of(value: ir.Value) -> tuple[ir.Node, ir.Value] | None:
@@ -99,7 +93,7 @@ def _reshape_like(graph: ir.Graph, reshape: ir.Node, states: ir.Value) -> None:
     import onnx_ir as ir
 
     sizes = ir.node("Shape", [states], {"start": 0, "end": _RANK - 1})
-    rest = _constant(-1)
+    rest = ints(-1)
     shape = ir.node("Concat", [sizes.outputs[0], rest.outputs[0]], {"axis": 0})
     graph.insert_before(reshape, [sizes, rest, shape])
     reshape.replace_input_with(1, shape.outputs[0])

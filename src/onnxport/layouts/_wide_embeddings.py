@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxport.bundles.manifest import ComponentDescription, TensorDescription
-from onnxport.layouts._graph_files import input_named, output_named, replace_graph, replace_input, replace_output
+from onnxport.layouts._graph_files import input_named, ints, output_named, replace_graph, replace_input, replace_output
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -100,7 +100,7 @@ def carry(file: Path) -> None:
         _append(graph, features, 1, 1)
     else:
         rows = ir.node("Transpose", [stacked], {"perm": [1, 0, 2]})
-        shape = _ints(0, -1)
+        shape = ints(0, -1)
         flat = ir.node("Reshape", [rows.outputs[0], shape.outputs[0]])
         joined = ir.node("Concat", [features, flat.outputs[0]], {"axis": -1})
         wide = _wider_shape(features, _size(stacked, 0) * _size(stacked, 2))
@@ -123,14 +123,14 @@ def take_apart(file: Path, layers: int) -> None:
     embeds, carried = input_named(graph, EMBEDS), input_named(graph, _DEEPSTACK if layers else _TYPES)
     width = _size(embeds, -1)
     added = layers * width or 1
-    sizes = _ints(width, added)
+    sizes = ints(width, added)
     split = ir.node("Split", [embeds, sizes.outputs[0]], {"axis": -1}, num_outputs=2)
     if layers:
-        shape = _ints(0, 0, layers, width)
+        shape = ints(0, 0, layers, width)
         rows = ir.node("Reshape", [split.outputs[1], shape.outputs[0]])
         nodes = [shape, rows, ir.node("Transpose", [rows.outputs[0]], {"perm": [2, 0, 1, 3]})]
     else:
-        axis = _ints(-1)
+        axis = ints(-1)
         types = ir.node("Squeeze", [split.outputs[1], axis.outputs[0]])
         nodes = [axis, types, ir.node("Cast", [types.outputs[0]], {"to": ir.DataType.INT64})]
     replace_input(graph, carried, nodes)
@@ -145,16 +145,10 @@ def _append(graph: ir.Graph, value: ir.Value, number: int, count: int) -> None:
     import onnx_ir as ir
 
     assert value.shape is not None and value.dtype is not None
-    pads = _ints(*[0] * (2 * len(value.shape) - 1), count)
+    pads = ints(*[0] * (2 * len(value.shape) - 1), count)
     filled = ir.node("Constant", [], {"value": ir.tensor(np.array(number, value.dtype.numpy()))})
     padded = ir.node("Pad", [value, pads.outputs[0], filled.outputs[0]])
     replace_output(graph, value, [pads, filled, padded], _wider_shape(value, count))
-
-
-def _ints(*values: int) -> ir.Node:
-    import onnx_ir as ir
-
-    return ir.node("Constant", [], {"value_ints": values})
 
 
 def _size(value: ir.Value, axis: int) -> int:
