@@ -78,7 +78,7 @@ class ValidationError(OnnxportError):
 
 
 class NoKernelError(ValidationError):
-    """ONNX Runtime has no kernel for an operator of the graph in its dtype."""
+    """ONNX Runtime has no kernel for an operator of the graph in its dtype, or NumPy no arrays of it."""
 
 
 class OutputError(OnnxportError):

@@ -1,14 +1,18 @@
-"""Compute bfloat16 arithmetic of float32 models in float32: ONNX Runtime 1.32 has no such kernels on the CPU.
+"""Compute bfloat16 values in float32 where ONNX or ONNX Runtime can't otherwise, and round the results.
 
-    Mul(a, b)   →   Cast(Mul(Cast(a), Cast(b)))     where a and b are bfloat16
+    Mul(a, b)     →   Cast(Mul(Cast(a), Cast(b)))     of float32 models, where a and b are bfloat16
+    Softplus(a)   →   Cast(Softplus(Cast(a)))         of all models, where the opset's operator takes no bfloat16
 
-The product of two bfloat16 values is exact in float32, so that rounding it once gives the original result (Falcon's
-ALiBi bias). Models with bfloat16 parameters aren't modified.
+PyTorch's operators compute in float32 and round once, too. The arithmetic is that of Falcon's ALiBi bias, for which
+ONNX Runtime 1.32 has no kernels on the CPU; models with bfloat16 parameters, which it doesn't run there, keep theirs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import onnx_ir as ir
+from onnx import defs
 
 from onnxport.weights.parameters import ParameterTensor
 
@@ -16,36 +20,63 @@ _ARITHMETIC = ("Add", "Div", "Mul", "Sub")
 
 
 class RoundAfterwardsPass(ir.passes.InPlacePass):
-    """Insert casts around bfloat16 arithmetic if no parameter is bfloat16."""
+    """Insert casts around bfloat16 operators that the opset doesn't have, and around arithmetic of float32 models."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Change the nodes in place."""
-        graph = model.graph
-        tensors = [value.const_value for value in graph.initializers.values()]
-        if any(isinstance(t, ParameterTensor) and t.dtype == ir.DataType.BFLOAT16 for t in tensors):
-            return ir.passes.PassResult(model, modified=False)
-        nodes = [n for n in graph if n.op_type in _ARITHMETIC and n.outputs[0].dtype == ir.DataType.BFLOAT16]
-        for node in nodes:
-            _round_afterwards(graph, node)
-        return ir.passes.PassResult(model, modified=bool(nodes))
+        tensors = [value.const_value for value in model.graph.initializers.values()]
+        is_half = any(isinstance(t, ParameterTensor) and t.dtype == ir.DataType.BFLOAT16 for t in tensors)
+        arithmetic = () if is_half else _ARITHMETIC
+        version = model.opset_imports.get("", 0)
+        nodes = [node for graph in model.graphs() for node in graph if not node.domain]
+        found = [(node, values) for node in nodes if (values := list(_rounded_values(node, version, arithmetic)))]
+        for node, values in found:
+            _round_afterwards(node, values)
+        return ir.passes.PassResult(model, modified=bool(found))
 
 
-def _round_afterwards(graph: ir.Graph, node: ir.Node) -> None:
+def _rounded_values(node: ir.Node, version: int, arithmetic: Sequence[str]) -> Iterator[ir.Value]:
+    """Yield the bfloat16 inputs and outputs of a node that aren't bfloat16 in an opset, or in an arithmetic operator.
+
+    The tracer leaves out types of values within its functions. Those follow from the other values of the same type in
+    the operator's schema.
+    """
+    if not defs.has(node.op_type, version, ""):
+        return
+    schema = defs.get_schema(node.op_type, version, "")
+    for constraint in schema.type_constraints:
+        allowed = set(constraint.allowed_type_strs)
+        if node.op_type not in arithmetic and ("tensor(float)" not in allowed or "tensor(bfloat16)" in allowed):
+            continue
+        sides = ((node.inputs, schema.inputs), (node.outputs, schema.outputs))
+        values = [
+            value
+            for side, formal in sides
+            for index, value in enumerate(side)
+            if value is not None and formal[min(index, len(formal) - 1)].type_str == constraint.type_param_str
+        ]
+        if any(value.dtype == ir.DataType.BFLOAT16 for value in values):
+            yield from values
+
+
+def _round_afterwards(node: ir.Node, values: Sequence[ir.Value]) -> None:
+    graph = node.graph
+    assert isinstance(graph, ir.Graph)
     for index, value in enumerate(node.inputs):
-        cast = _cast(value, ir.DataType.FLOAT, node)
-        graph.insert_before(node, cast)
-        node.replace_input_with(index, cast.outputs[0])
-    result = node.outputs[0]
-    rounded = _cast(result, ir.DataType.BFLOAT16, node)
-    result.dtype = ir.DataType.FLOAT
-    graph.insert_after(node, rounded)
-    ir.convenience.replace_all_uses_with(result, rounded.outputs[0])
-    rounded.replace_input_with(0, result)
+        if value is not None and any(value is one for one in values):
+            cast = _cast(value, ir.DataType.FLOAT, node)
+            graph.insert_before(node, cast)
+            node.replace_input_with(index, cast.outputs[0])
+    for result in [value for value in node.outputs if any(value is one for one in values)]:
+        rounded = _cast(result, ir.DataType.BFLOAT16, node)
+        result.dtype = ir.DataType.FLOAT
+        graph.insert_after(node, rounded)
+        ir.convenience.replace_all_uses_with(result, rounded.outputs[0], replace_graph_outputs=True)
+        rounded.replace_input_with(0, result)
 
 
-def _cast(value: ir.Value | None, dtype: ir.DataType, like: ir.Node) -> ir.Node:
+def _cast(value: ir.Value, dtype: ir.DataType, like: ir.Node) -> ir.Node:
     """Return a `Cast` node with the metadata, and so the module, of another node."""
-    assert value is not None, "arithmetic has no optional inputs"
     cast = ir.node("Cast", [value], {"to": dtype})
     cast.metadata_props.update(like.metadata_props)
     cast.outputs[0].shape, cast.outputs[0].dtype = value.shape, dtype

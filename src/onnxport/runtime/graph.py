@@ -19,9 +19,9 @@ from onnxport.errors import (
     CheckpointNotFoundError,
     CorruptCheckpointError,
     MissingInputError,
+    NoKernelError,
     OptionError,
     SizeLimitError,
-    UnsupportedError,
 )
 from onnxport.runtime.exact import comparable_form
 from onnxport.runtime.settings import RunSettings
@@ -94,9 +94,9 @@ class Graph:
 
     Raises:
         CheckpointError: a file is truncated, damaged or lacking.
-        ValidationError: ONNX Runtime can't load the graph; `NoKernelError` if it lacks a kernel.
+        ValidationError: ONNX Runtime can't load the graph; `NoKernelError` if it lacks a kernel, or an input or output
+            has an element type that NumPy lacks.
         OptionError: an execution provider isn't installed.
-        UnsupportedError: an input or output has an element type that NumPy lacks.
     """
 
     def __init__(
@@ -331,5 +331,8 @@ def to_array(value: onnxruntime.OrtValue) -> NDArray[Any]:
 
 def _tensor_spec(value: onnxruntime.NodeArg, file: Path) -> TensorSpec:
     if value.type not in DTYPES:
-        raise UnsupportedError(f"{file.name}: {value.name} is a {value.type}, which NumPy has no element type for")
+        raise NoKernelError(
+            f"{file.name}: {value.name} is a {value.type}, which NumPy has no element type for; export with "
+            "--io-dtype fp32"
+        )
     return TensorSpec(value.name, DTYPES[value.type], tuple(value.shape))
