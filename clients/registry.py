@@ -9,12 +9,15 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+import torch
 
 import onnxport
 from clients.environments import node_modules
@@ -26,6 +29,7 @@ from conformance.matrix.page import reason
 from conformance.matrix.use import refer
 from conformance.runner import Job, run
 from onnxport import ExportOptions
+from onnxport._transformers_api import call_forward
 from onnxport.layouts import rearrange
 from onnxport.layouts._table import layout_of
 from onnxport.layouts._transformers_js_classes import NAMES, SESSIONS
@@ -41,6 +45,10 @@ after a prompt, an image or a sound), and another one its outputs (within 1e-3 o
 alone if `onnxport.load` or PyTorch runs it by methods of its own, or it has random outputs.
 """
 _NEW_TOKENS = 12
+_SINGLE = ("WhisperForConditionalGeneration",)
+"""Classes that generate for one input at a time in transformers.js."""
+_NAMES = {"VoxtralForConditionalGeneration": {"input_features": "audio_values"}}
+"""Class to the names of inputs that its processor in transformers.js has others for."""
 
 
 def export_class(model_type: str, class_name: str, directory: Path) -> dict[str, Any]:
@@ -65,9 +73,10 @@ def export_class(model_type: str, class_name: str, directory: Path) -> dict[str,
         model = save_class(model_type, class_name, checkpoint)
         onnxport.export(checkpoint, default, layout.with_defaults(options, model_type, [class_name]))
         rearrange(default, layout.name, output)
-        reference = _reference(model, checkpoint, default)
+        reference = _reference(model, checkpoint, default, output)
         if reference is not None:
-            (output / "reference.json").write_text(json.dumps(reference))
+            quoted = re.sub(r"-?Infinity|NaN", r'"\g<0>"', json.dumps(reference))  # JSON has no such numbers
+            (output / "reference.json").write_text(quoted)
         found = {"status": PASSED}
     except Exception as error:  # configurations and models raise any exception
         found = {"status": FAILED, "message": f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]}
@@ -77,19 +86,40 @@ def export_class(model_type: str, class_name: str, directory: Path) -> dict[str,
     return {**found, "commit": commit(), "seconds": round(time.perf_counter() - start, 1)}
 
 
-def _reference(model: Any, checkpoint: Path, default: Path) -> dict[str, Any] | None:
-    """Return inputs, and the tokens that the model generates for them, or its outputs; None if neither is known."""
+def _reference(model: Any, checkpoint: Path, default: Path, output: Path) -> dict[str, Any] | None:
+    """Return inputs, the model's outputs, and the tokens that it generates; None if they aren't known.
+
+    Args:
+        model: as Transformers loads it.
+        checkpoint: its directory.
+        default: its export.
+        output: the same in the layout of transformers.js.
+    """
+    manifest, arranged = (json.loads((path / "onnxport.json").read_text()) for path in (default, output))
+    absent = {name for item in arranged["components"] for name in item.get("absent_inputs", ())}
+    name = type(model).__name__
+    unbatched = layout_of("transformers.js").unbatched.get(name, ())
     try:
-        manifest = json.loads((default / "onnxport.json").read_text())
         found = refer(model, checkpoint, onnxport.load(default), manifest)
         if found is None:
             return None
-        if not model.can_generate():
-            outputs = {name: value for name, value in found.outputs.items() if value.is_floating_point()}
-            return {"inputs": tensors_as_json(found.inputs), "outputs": tensors_as_json(outputs)}
-        given = {name: value for name, value in found.inputs.items() if name != "decoder_input_ids"}
-        greedy = {"max_new_tokens": _NEW_TOKENS, "min_new_tokens": _NEW_TOKENS, "do_sample": False}
-        return {"inputs": tensors_as_json(given), "tokens": model.generate(**given, **greedy).tolist()}
+        given = {key: value for key, value in found.inputs.items() if key not in absent}
+        if name in _SINGLE or unbatched:
+            given = {key: value[:1] for key, value in given.items()}
+        passed = {
+            _NAMES.get(name, {}).get(key, key): value[0] if key in unbatched else value for key, value in given.items()
+        }
+        with torch.no_grad():
+            outputs = call_forward(model, given)
+        floats = {key: value for key, value in outputs.items() if torch.is_tensor(value) and value.is_floating_point()}
+        reference = {"inputs": tensors_as_json(passed), "outputs": tensors_as_json(floats)}
+        if model.can_generate():
+            greedy = {"max_new_tokens": _NEW_TOKENS, "min_new_tokens": _NEW_TOKENS, "do_sample": False}
+            prompt = {key: value for key, value in given.items() if key != "decoder_input_ids"}
+            tokens = model.generate(**prompt, **greedy).tolist()
+            start = [model.generation_config.decoder_start_token_id] if name in _SINGLE else []  # it leaves that out
+            reference["tokens"] = [[*start, *row] for row in tokens]
+        return reference
     except Exception:  # graphs that onnxport.load can't run together, and models that generate by a method of their own
         return None
 

@@ -11,6 +11,7 @@ import onnxruntime as ort
 import pytest
 import torch
 from numpy.typing import NDArray
+from transformers import GPT2Config, VisionEncoderDecoderConfig, VisionEncoderDecoderModel, ViTConfig
 
 import onnxport
 from onnxport import ExportOptions
@@ -65,6 +66,41 @@ def test_a_decoder_computes_the_last_logits_only_if_the_client_says_so(gpt2: Pat
         ours, theirs = (onnxport.load(directory, dtype=dtype) for directory in (output, default))
         assert torch.equal(ours.generate(**prompt, **settings), theirs.generate(**prompt, **settings))
         torch.testing.assert_close(ours(**prompt).logits, theirs(**prompt).logits)
+
+
+def test_a_decoder_of_images_has_the_cache_that_transformers_js_knows(tmp_path: Path) -> None:
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16, "patch_size": 4}
+    encoder = ViTConfig(hidden_size=16, intermediate_size=16, **sizes)
+    decoder = GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=32, vocab_size=64)
+    config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
+    config.decoder_start_token_id, config.pad_token_id = 1, 0
+    VisionEncoderDecoderModel(config).save_pretrained(tmp_path / "checkpoint")
+    onnxport.export(tmp_path / "checkpoint", tmp_path / "default", ExportOptions(validate="none"))
+    manifest = rearrange(tmp_path / "default", "transformers.js", tmp_path / "out")
+    assert manifest.client_only
+    names = [f"past_key_values.{layer}.{part}" for layer in range(2) for part in ("key", "value")]
+    ours, theirs = (
+        ort.InferenceSession(file)
+        for file in (tmp_path / "default/decoder_model_merged.onnx", tmp_path / "out/onnx/decoder_model_merged.onnx")
+    )
+    assert {value.name for value in theirs.get_inputs()} == {"input_ids", "encoder_hidden_states", *names}
+    empty = np.zeros((1, 2, 0, 8), np.float32)
+    given = {"encoder_hidden_states": np.random.default_rng(0).normal(size=(1, 17, 16)).astype(np.float32)}
+    own = {value.name: empty for value in ours.get_inputs() if value.name.startswith("past")}
+    other = dict.fromkeys(names, empty)
+    for token in (5, 6):  # a prompt, and a token with the cache
+        given["input_ids"] = np.array([[token]])
+        wanted, found = (
+            dict(
+                zip([value.name for value in session.get_outputs()], session.run(None, {**given, **past}), strict=True)
+            )
+            for session, past in ((ours, own), (theirs, other))
+        )
+        np.testing.assert_allclose(found["logits"], wanted["logits"], atol=1e-5)
+        own, other = (
+            {name.replace("present", "past_key_values"): value for name, value in outputs.items() if "present" in name}
+            for outputs in (wanted, found)
+        )
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "q8"])

@@ -185,6 +185,40 @@ def test_inputs_have_the_names_of_the_client(tmp_path: Path) -> None:
     assert (config["hidden_size"], config["num_hidden_layers"]) == (8, 2)
 
 
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"model_type": "falcon", "multi_query": True}, {"multi_query": False}),
+        (
+            {"model_type": "granitemoehybrid", "layer_types": ["linear_attention", "full_attention"]},
+            {"layer_types": ["mamba", "attention"]},
+        ),
+        (
+            {"model_type": "nemotron_h", "layers_block_type": ["linear_attention", "moe", "full_attention"]},
+            {"layers_block_type": ["mamba", "moe", "attention"]},
+        ),
+        ({"model_type": "zaya", "cca_time1": 2}, {"cca_time1": 1}),
+        ({"model_type": "gpt_oss", "layer_types": ["full_attention"]}, {}),
+    ],
+)
+def test_settings_that_name_the_cache_for_transformers_js(
+    config: dict[str, Any], expected: dict[str, Any], tmp_path: Path
+) -> None:
+    rearrange(exported(tmp_path / "in", files={"config.json": json.dumps(config)}), "transformers.js", tmp_path / "out")
+    found = settings(tmp_path / "out" / "config.json")
+    assert {name: found[name] for name in config} == {**config, **expected}
+
+
+def test_masks_that_a_client_never_passes_are_ones(tmp_path: Path) -> None:
+    source = {"model": "m", "model_type": "moonshine", "architecture": "MoonshineForConditionalGeneration"}
+    directory = exported(tmp_path / "in", source=source, inputs=("attention_mask", "input_values"))
+    manifest = rearrange(directory, "transformers.js", tmp_path / "out")
+    assert manifest.components[0].absent_inputs == ("attention_mask",)
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "onnx" / "model.onnx")
+    (found,) = session.run(None, {"input_values": np.zeros((ROWS, 4), np.float32)})
+    assert (found == 1 + 3).all()  # the graph adds 3 to its first input
+
+
 def test_inputs_that_a_client_never_passes_are_left_out(tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
     axes = {"points": ["batch", "prompts", 2], "boxes": ["batch", "prompts", "coordinates"], "masks": ["num_masks", 4]}
@@ -321,6 +355,7 @@ def test_linked_weights_stay_where_the_checkpoint_has_them(tmp_path: Path) -> No
         ({"model_type": "clip", "architecture": "CLIPModel"}, ""),
         ({"model_type": "gemma3_text", "architecture": "Gemma3TextModel"}, ""),
         ({"model_type": "llama", "architecture": "LlamaForCausalLM"}, "the export has no cache"),
+        ({"model_type": "zaya", "architecture": "ZayaForCausalLM"}, "the export has no cache"),
         ({"model_type": "cpmant", "architecture": "CpmAntForCausalLM"}, "has no class CpmAntForCausalLM"),
         (
             {"model_type": "t5", "architecture": "T5ForConditionalGeneration"},

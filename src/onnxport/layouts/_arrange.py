@@ -198,13 +198,17 @@ def _place_component(
 
 def _leave_out(graph: Path, component: ComponentDescription, exported: Exported, layout: Layout) -> list[str]:
     """Remove the inputs from a graph that the client never passes; return their names."""
-    names = layout.absent.get(exported.model_type, ())
-    absent = [value.name for value in component.inputs if value.name in names]
+    absent, whole, unmasked = (
+        [value.name for value in component.inputs if value.name in names.get(exported.model_type, ())]
+        for names in (layout.absent, layout.whole, layout.unmasked)
+    )
     if absent:
         leave_out_inputs(graph, absent)
-    for mask in [value.name for value in component.inputs if value.name in layout.whole.get(exported.model_type, ())]:
+    if unmasked:
+        leave_out_inputs(graph, unmasked, fill=1)
+    for mask in whole:
         keep_all(graph, mask)
-        absent.append(mask)
+    absent += [*whole, *unmasked]
     if component.name in layout.token_masks.get(exported.architecture, ()):
         mask_padding(graph, int(exported.config["pad_token_id"]))
         absent.append(MASK)

@@ -1,10 +1,11 @@
-"""Compute the keys and values of cross-attention in the encoder's graph, as onnxruntime-genai passes them.
+"""Compute the keys and values of cross-attention elsewhere than in the first step of the decoder, for other clients.
 
 A decoder of the default layout projects the hidden states whose keys and values aren't cached yet:
 
     encoder_hidden_states → Slice(cached:) → projection → Concat(past, ·) → present.N.encoder.key
 
-The projections move to the encoder, and the decoder takes the whole cache.
+For onnxruntime-genai, the projections move to the encoder, and the decoder takes the whole cache. For transformers.js,
+decoders whose cache it takes for that of a decoder alone project all hidden states in each step.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from onnxport.bundles.manifest import ComponentDescription, TensorDescription
 from onnxport.errors import UnsupportedError
-from onnxport.layouts._graph_files import replace_graph
+from onnxport.layouts._graph_files import leave_out_inputs, rename_values, replace_graph
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 HIDDEN_STATES = "encoder_hidden_states"
 PRESENT_CROSS = re.compile(r"present\.(\d+)\.encoder\.(key|value)")
 """Outputs of a decoder: the cache of its cross-attention."""
+_CROSS = re.compile(r"(past_key_values|present)\.\d+\.encoder\.(key|value)")
+_OWN = re.compile(r"(past_key_values|present)\.(\d+)\.decoder\.(key|value)")
 _PAST_AND_NEW = 2
 
 
@@ -56,6 +59,40 @@ def encode_cross_attention(
         outputs = tuple(value for value in decoder.outputs if value not in cross)
         changed[id(decoder)] = replace(decoder, inputs=inputs, outputs=outputs, absent_inputs=(HIDDEN_STATES,))
     return tuple(changed.get(id(one), one) for one in components)
+
+
+def recompute_cross_attention(
+    components: tuple[ComponentDescription, ...], directory: Path
+) -> tuple[ComponentDescription, ...]:
+    """Leave the cross-attention out of the cache of decoders, and return the descriptions of all graphs.
+
+        past_key_values.0.decoder.key, past_key_values.0.encoder.key   →   past_key_values.0.key
+
+    Args:
+        components: the graphs, with their files in `directory`, where decoders with such a cache are replaced.
+        directory: directory of the graphs.
+    """
+    return tuple(_recomputing(one, directory / one.file) for one in components)
+
+
+def _recomputing(component: ComponentDescription, file: Path) -> ComponentDescription:
+    import onnx_ir as ir
+
+    cross = [value.name for value in component.inputs if _CROSS.fullmatch(value.name)]
+    if not cross:
+        return component
+    leave_out_inputs(file, cross)
+    model = ir.load(file)
+    for value in [value for value in model.graph.outputs if _CROSS.fullmatch(str(value.name))]:
+        model.graph.outputs.remove(value)
+    replace_graph(file, model)
+    kept = (
+        [one for one in values if not _CROSS.fullmatch(one.name)] for values in (component.inputs, component.outputs)
+    )
+    inputs, outputs = (tuple(replace(one, name=_OWN.sub(r"\1.\2.\3", one.name)) for one in values) for values in kept)
+    names = [value.name for value in (*component.inputs, *component.outputs) if _OWN.fullmatch(value.name)]
+    rename_values(file, {name: _OWN.sub(r"\1.\2.\3", name) for name in names})
+    return replace(component, inputs=inputs, outputs=outputs, absent_inputs=tuple(cross))
 
 
 def _renamed(match: re.Match[str]) -> str:

@@ -57,14 +57,16 @@ def rename_data(file: Path, names: Mapping[str, str]) -> None:
     replace_graph(file, model)
 
 
-def leave_out_inputs(file: Path, names: Collection[str]) -> None:
-    """Replace inputs of a graph with tensors without elements, which stand for inputs that aren't passed.
+def leave_out_inputs(file: Path, names: Collection[str], fill: int = 0) -> None:
+    """Replace inputs of a graph with constant tensors of the sizes of its other inputs.
 
         input_boxes [batch_size, prompts, box_coordinates]   →   zeros of [batch_size, prompts, 0]
 
     Args:
         file: the graph.
-        names: the inputs; axes that no other input has get the size 0.
+        names: the inputs; axes that no other input has get the size 0, so that tensors without elements stand for
+            inputs that aren't passed.
+        fill: the value of all elements.
     """
     import onnx_ir as ir
 
@@ -75,11 +77,11 @@ def leave_out_inputs(file: Path, names: Collection[str]) -> None:
         sizes = [_size_node(axis, kept) for axis in value.shape or ()]
         shape = ir.node("Concat", [node.outputs[0] for node in sizes], {"axis": 0})
         dtype = value.dtype or ir.DataType.FLOAT
-        zero = ir.tensor(np.zeros(1, dtype.numpy()))
-        empty = ir.node("ConstantOfShape", [shape.outputs[0]], {"value": zero})
-        graph.insert_before(graph[0], [*sizes, shape, empty])
-        empty.outputs[0].name, empty.outputs[0].dtype, empty.outputs[0].shape = value.name, dtype, value.shape
-        ir.convenience.replace_all_uses_with(value, empty.outputs[0])
+        filling = ir.tensor(np.full(1, fill, dtype.numpy()))
+        constant = ir.node("ConstantOfShape", [shape.outputs[0]], {"value": filling})
+        graph.insert_before(graph[0], [*sizes, shape, constant])
+        constant.outputs[0].name, constant.outputs[0].dtype, constant.outputs[0].shape = value.name, dtype, value.shape
+        ir.convenience.replace_all_uses_with(value, constant.outputs[0])
         graph.inputs.remove(value)
     replace_graph(file, model)
 

@@ -107,6 +107,7 @@ class Layout:
         absent: model type to inputs that the client never passes; its graph gets tensors without elements in place of
             them, as for those that aren't passed to the model.
         whole: model type to masks of features that the client never passes; its graph keeps all features.
+        unmasked: model type to masks that the client never passes; its graph gets ones, as for inputs without padding.
         token_masks: class to the graphs that the client passes token ids without `attention_mask`; the graph masks
             padding tokens itself.
         unbatched: class to inputs that the client passes without the batch axis.
@@ -130,6 +131,7 @@ class Layout:
     graphs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     absent: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     whole: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unmasked: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     token_masks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unbatched: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     logits_to_keep: bool = False

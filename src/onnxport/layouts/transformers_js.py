@@ -12,6 +12,7 @@ from typing import Any
 
 from onnxport.bundles.manifest import ComponentDescription
 from onnxport.layouts._chat_templates import with_chat_template
+from onnxport.layouts._cross_attention import recompute_cross_attention
 from onnxport.layouts._layout import Exported, Layout, Settings
 from onnxport.layouts._transformers_js_classes import ENCODER_INPUTS, SESSIONS
 from onnxport.layouts._wide_embeddings import widen_embeddings
@@ -34,11 +35,34 @@ _SPLIT = {
 }
 """Classes of models without a head whose encoder is a graph of its own, and of encoder-decoders with images."""
 _GENERATING = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
-_OTHER_CACHES = ("olmo_hybrid",)
-"""Model types whose convolutional state is one tensor here, and three in transformers.js."""
+_OTHER_CACHES = ("OlmoHybridForCausalLM", "GlmMoeDsaForCausalLM", "MBartForCausalLM", "TrOCRForCausalLM")
+"""Classes whose caches transformers.js names otherwise: a convolutional state in three parts, no keys of the indexer,
+and decoders that it takes for those of encoder-decoders."""
+_AS_MULTIMODAL = ("Gemma3nForCausalLM", "Gemma4ForCausalLM", "Qwen3_5ForCausalLM", "Qwen3_5MoeForCausalLM")
+"""Classes of text models that transformers.js loads as one graph, and runs with those of the multimodal model."""
+_IMAGES_TO_TEXT = "vision-encoder-decoder"
+_OWN_CACHE_ALONE = ("gpt2",)
+"""Model types of decoders of images whose cache has no cross-attention in transformers.js."""
+_DECODERS_OF_IMAGES = (
+    *_OWN_CACHE_ALONE,
+    "trocr",
+    "bart",
+    "mbart",
+    "marian",
+    "m2m_100",
+    "blenderbot",
+    "blenderbot-small",
+)
+"""Model types of decoders of images whose cache transformers.js knows."""
+_LAYER_TYPES = {"linear_attention": "mamba", "full_attention": "attention"}
+"""Types of layers, as configurations of Transformers 5 name them, to the names that transformers.js knows."""
+_MAMBA_TYPES = ("granitemoehybrid", "falcon_h1", "nemotron_h")
 _SAM_TYPES = ("sam", "sam2", "edgetam", "sam3_tracker")
 _UNTYPED = ("paligemma", "gemma3n")
 """Model types whose types of tokens are 0 for generation, also of an image's."""
+_WITHOUT_MASKS = ("moonshine", "cohere_asr")
+"""Model types of speech whose samples or frames have no mask in transformers.js."""
+_SPEECH_TO_TEXT = "SpeechT5ForSpeechToText"
 _TEXT_TO_SPEECH = "SpeechT5ForTextToSpeech"
 """Class that passes its encoder token ids alone, and its vocoder the frames of all steps as one axis."""
 _DEFAULT, _DEFAULT_OF_WASM = "fp32", "q8"
@@ -56,7 +80,21 @@ def _config(config: Settings, exported: Exported) -> Settings:
     chunks = {PurePosixPath(item.file).name: len(item.external_data) for item in exported.placed if item.external_data}
     if chunks:
         own["use_external_data_format"] = chunks
-    return {**flat, **config, **({"transformers.js_config": own} if own else {})}
+    return {**flat, **config, **_cache_settings(config), **({"transformers.js_config": own} if own else {})}
+
+
+def _cache_settings(config: Settings) -> Settings:
+    """Return settings with which transformers.js names the tensors of the cache as the graph does (`getCacheNames`).
+
+    With `multi_query`, keys and values would be one tensor; of ZAYA, only each `cca_time1`-th layer would have a cache.
+    """
+    settings: dict[str, Any] = {"multi_query": False} if config.get("multi_query") else {}
+    if config.get("model_type") == "zaya":
+        settings["cca_time1"] = 1
+    if config.get("model_type") in _MAMBA_TYPES:
+        listed = {name: config[name] for name in ("layer_types", "layers_block_type") if config.get(name)}
+        settings |= {name: [_LAYER_TYPES.get(kind, kind) for kind in types] for name, types in listed.items()}
+    return settings
 
 
 def _precisions(exported: Exported) -> dict[str, Any]:
@@ -84,7 +122,12 @@ def _preprocessor_config(settings: Settings, exported: Exported) -> Settings:
 
 
 def _exchange(exported: Exported, target: Path) -> tuple[ComponentDescription, ...]:
-    """Carry what decoders of images take beside embeddings, which transformers.js doesn't pass, within embeddings."""
+    """Carry what decoders of images take beside embeddings, which transformers.js doesn't pass, within embeddings.
+
+    A decoder of images that has only a decoder's cache there computes its cross-attention in each step.
+    """
+    if exported.model_type == _IMAGES_TO_TEXT and exported.text_config.get("model_type") in _OWN_CACHE_ALONE:
+        return recompute_cross_attention(exported.placed, target)
     has_embeds = any(item.name == "embed_tokens" for item in exported.placed)
     return widen_embeddings(exported.placed, target) if has_embeds else exported.placed
 
@@ -112,11 +155,18 @@ def _check(exported: Exported) -> Iterator[str]:
             f"transformers.js 4.3 passes one token and the cache in each step of {architecture}, and the export has no "
             "cache: it generates wrong tokens; export with a cache"
         )
-    elif exported.model_type in _OTHER_CACHES:
+    elif architecture in _OTHER_CACHES:
+        yield f"transformers.js 4.3 names the cache of {architecture} otherwise than the graph, and doesn't generate"
+    elif architecture in _AS_MULTIMODAL:
         yield (
-            f"transformers.js 4.3 names the cache of {exported.model_type} otherwise than the graph, and doesn't "
-            "generate with it"
+            f"transformers.js 4.3 runs {architecture} with the graphs of the multimodal model, which the export of a "
+            "text model doesn't have, and doesn't generate"
         )
+    elif exported.model_type == _IMAGES_TO_TEXT and exported.text_config.get("model_type") not in _DECODERS_OF_IMAGES:
+        decoder = exported.text_config.get("model_type")
+        yield f"transformers.js 4.3 knows no cache of a decoder of the type {decoder}, and doesn't generate"
+    elif architecture == _SPEECH_TO_TEXT:
+        yield f"transformers.js 4.3 passes {architecture} no input_values: it loads the graphs, and can't run them"
     elif lacking := _lacking_inputs(exported):
         yield (
             f"transformers.js 4.3 doesn't pass {', '.join(lacking)} to the encoder of {architecture}: it generates for "
@@ -161,6 +211,7 @@ LAYOUT = Layout(
     },
     exchange=_exchange,
     whole={"granite_speech": ("input_features_mask",)},
+    unmasked=dict.fromkeys(_WITHOUT_MASKS, ("attention_mask", "encoder_attention_mask")),
     token_masks={_TEXT_TO_SPEECH: ("encoder_model",)},
     unbatched={"SpeechT5HifiGan": ("spectrogram",)},
     logits_to_keep=True,
