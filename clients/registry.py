@@ -41,7 +41,7 @@ _HEAD = """# Classes of transformers.js
 `python -m clients.registry` exports a tiny checkpoint of random weights for every class in the registry of
 transformers.js 4.3.2 that Transformers has, in the [layout](layouts.md) of transformers.js, loads it in Node, as
 `CLASS.from_pretrained(directory)`, and passes it random inputs: a class that generates returns PyTorch's tokens (12,
-after a prompt, an image or a sound), and another one its outputs (within 1e-3 of the largest number). A class is loaded
+after a prompt, an image or audio), and another one its outputs (within 1e-3 of the largest number). A class is loaded
 alone if `onnxport.load` or PyTorch runs it by methods of its own, or it has random outputs.
 """
 _NEW_TOKENS = 12
