@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,9 +45,10 @@ from onnxport.layouts._arrange import arrange, check
 from onnxport.layouts._layout import Exported
 from onnxport.layouts._table import completed, layout_of
 from onnxport.options import DEFAULT_LAYOUT, ExportOptions, OutputOptions, Progress
+from onnxport.passes.quantization_plan import Calibration
+from onnxport.passes.quantize import plan_quantization
 from onnxport.patching.scope import exclusive
 from onnxport.validation.report import ValidationReport, merged, of_precision
-from onnxport.weights.expressions import Array
 from onnxport.weights.precision import Precision, precisions_of
 
 logger = logging.getLogger(__name__)
@@ -191,21 +193,50 @@ def _prepare(
     original = Original(checkpoint, options, source.draft, source.described, adapter, processing)
     precisions = precisions_of(requested.dtypes, requested.quantize_options, is_quantized=checkpoint.is_quantized)
     own = [precision for precision in precisions if precision.float_dtype == options.dtype]
-    importance = _importance(original, own, options, report)
-    graphs = tuple(bind_graphs(blueprint, reader, options.output, one, adapter, importance) for one in own)
+    directory = readers.enter_context(tempfile.TemporaryDirectory(prefix="onnxport-"))
+    calibrations = _calibrations(original, blueprint, own, options, Path(directory), report)
+    graphs = tuple(
+        bind_graphs(blueprint, reader, options.output, one, adapter, calibration)
+        for one, calibration in zip(own, calibrations, strict=True)
+    )
     return _Part(graphs, original, options)
 
 
-def _importance(
-    original: Original, precisions: Sequence[Precision], options: ExportOptions, report: Progress
-) -> Mapping[str, Array]:
-    """Measure which inputs of layers matter; nothing without `--calibration`, or without precisions that use it."""
-    if options.calibration is None or options.dry_run or not any(one.is_calibrated for one in precisions):
-        return {}
-    with exclusive():
-        from onnxport.validation.calibration import measure_importance
+def _calibrations(
+    original: Original,
+    blueprint: Blueprint,
+    precisions: Sequence[Precision],
+    options: ExportOptions,
+    directory: Path,
+    report: Progress,
+) -> list[Calibration | None]:
+    """Measure inputs of layers for each precision that uses them; None without `--calibration`, and for others.
 
-        return measure_importance(original, samples.text(options.calibration), options, report)
+    Args:
+        original: the checkpoint.
+        blueprint: its graphs.
+        precisions: the precisions of one floating-point type.
+        options: the options, with that type as dtype.
+        directory: directory for matrices that are quantized meanwhile.
+        report: called with the stage.
+    """
+    if options.calibration is None or options.dry_run or not any(one.is_calibrated for one in precisions):
+        return [None for _ in precisions]
+    text = samples.text(options.calibration)
+    with exclusive():
+        from onnxport.validation.calibration import compensate, measure_importance
+
+        if not options.quantize_options.gptq:
+            measured = Calibration(measure_importance(original, text, options, report))
+            return [measured if one.is_calibrated else None for one in precisions]
+        found: list[Calibration | None] = []
+        for one in precisions:
+            own = directory / one.name
+            own.mkdir()
+            graphs = zip(blueprint.trace.graphs, blueprint.graphs, strict=True)
+            plan = plan_quantization([(traced.prefix, graph) for traced, graph in graphs], one)
+            found.append(compensate(original, text, options, plan, own, report) if one.is_calibrated else None)
+        return found
 
 
 def _without_adapter(checkpoint: Checkpoint) -> tuple[Checkpoint, Adapter]:

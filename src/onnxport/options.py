@@ -110,6 +110,8 @@ class QuantizeOptions:
             those of the other layers.
         weight_only: whether `q8` and `int8` quantize weights alone, in blocks: slower than with 8-bit activations, and
             closer to the original.
+        gptq: whether weights in blocks are rounded one column after another, so that later columns compensate for
+            errors; with `--calibration`.
 
     Raises:
         OptionError: a value is out of range.
@@ -120,6 +122,7 @@ class QuantizeOptions:
     accuracy_level: int = 4
     lm_head: int | None = None
     weight_only: bool = False
+    gptq: bool = False
 
     def __post_init__(self) -> None:
         allowed: dict[str, tuple[int | None, ...]] = {
@@ -128,6 +131,7 @@ class QuantizeOptions:
             "accuracy_level": (0, 1, 2, 3, 4),
             "lm_head": (None, 2, 4, 8),
             "weight_only": (False, True),
+            "gptq": (False, True),
         }
         for name, values in allowed.items():
             if getattr(self, name) not in values:
@@ -244,8 +248,8 @@ class ExportOptions:
     quantize_options: QuantizeOptions = field(
         default=QuantizeOptions(),
         metadata={
-            "help": "how matrices are quantized: block_size=32,symmetric=true,accuracy_level=4,lm_head=8,weight_only "
-            "(default: blocks of 32, symmetric, int8 activations, the head like the other layers)"
+            "help": "how matrices are quantized: block_size=32,symmetric=true,accuracy_level=4,lm_head=8,weight_only,"
+            "gptq (default: blocks of 32, symmetric, int8 activations, the head like the other layers)"
         },
     )
     calibration: str | None = field(
@@ -333,6 +337,10 @@ class ExportOptions:
             )
         if not self.past and self.task is not None and self.task.endswith("-with-past"):
             raise OptionError(f"--task {self.task} and --no-past contradict each other: leave one of them out")
+        if self.quantize_options.gptq and self.calibration is None:
+            raise OptionError(
+                "--quantize-options gptq quantizes for the inputs that a text gives: add --calibration FILE"
+            )
         _check_opset(self)
         several = "--split-encoders" if self.split_encoders else "--inputs-embeds" if self.inputs_embeds else None
         if several is not None and self.description is not None:

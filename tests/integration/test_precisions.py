@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -16,7 +17,7 @@ from conformance.preprocessors import make_tokenizer
 from onnxport import ExportOptions
 from onnxport.bundles.manifest import open_manifest
 from onnxport.cli import main
-from onnxport.errors import OptionError, UnsupportedError
+from onnxport.errors import CorruptCheckpointError, OptionError, UnsupportedError
 from onnxport.options import QuantizeOptions
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.settings import RunSettings
@@ -166,27 +167,74 @@ def test_the_loss_of_a_decoder_is_measured_on_a_text(tmp_path: Path) -> None:
         onnxport.export(checkpoint, tmp_path / "other", ExportOptions(calibration=str(tmp_path / "missing.txt")))
 
 
-def test_calibration_weighs_the_inputs_that_matter(tmp_path: Path) -> None:
+def reading_model(directory: Path, kind: str = "llama") -> tuple[Path, Path, Any]:
+    """Save a model with a tokenizer, and a text; return both paths, and the model."""
     tokenizer = make_tokenizer("bart", 96, 0, "<unk>")
     torch.manual_seed(0)
-    model = transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(**SIZES, vocab_size=len(tokenizer), num_key_value_heads=2)
-    )
-    with torch.no_grad():  # a few hidden features are much larger than the others, as in trained models
-        model.model.layers[0].input_layernorm.weight[::16] = 20.0
+    if kind == "llama":
+        config = transformers.LlamaConfig(**SIZES, vocab_size=len(tokenizer), num_key_value_heads=2)
+        model: Any = transformers.LlamaForCausalLM(config)
+        with torch.no_grad():  # a few hidden features are much larger than the others, as in trained models
+            model.model.layers[0].input_layernorm.weight[::16] = 20.0
+    else:
+        sizes = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64}
+        model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, vocab_size=len(tokenizer)))
     for part in (model, tokenizer):
-        part.save_pretrained(tmp_path / "llama")
-    text = tmp_path / "text.txt"
+        part.save_pretrained(directory / kind)
+    text = directory / "text.txt"
     text.write_text("the house stands beside a tree and the sun shines " * 20, encoding="utf-8")
-    ids = tokenizer("the house stands", return_tensors="pt")["input_ids"]
-    wanted = model.eval()(ids).logits.detach().numpy()
+    return directory / kind, text, model.eval()
+
+
+def test_calibration_weighs_the_inputs_that_matter(tmp_path: Path) -> None:
+    checkpoint, text, model = reading_model(tmp_path)
+    ids = transformers.AutoTokenizer.from_pretrained(checkpoint)("the house stands", return_tensors="pt")["input_ids"]
+    wanted = model(ids).logits.detach().numpy()
     errors = {}
-    for name, calibration in (("plain", None), ("calibrated", str(text))):
-        options = ExportOptions(dtype="q4", calibration=calibration, validate="none")
-        onnxport.export(tmp_path / "llama", tmp_path / name, options)
+    settings = {"plain": (None, False), "calibrated": (str(text), False), "gptq": (str(text), True)}
+    for name, (calibration, gptq) in settings.items():
+        quantize = QuantizeOptions(gptq=gptq)
+        options = ExportOptions(dtype="q4", calibration=calibration, quantize_options=quantize, validate="none")
+        onnxport.export(checkpoint, tmp_path / name, options)
         found = np.asarray(onnxport.load(tmp_path / name)(input_ids=ids).logits)
         errors[name] = np.square(found - wanted).mean()
-    assert errors["calibrated"] < errors["plain"]
+    assert errors["gptq"] < errors["calibrated"] < errors["plain"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("llama", {"optimize": "cpu"}),
+        ("gpt2", {}),
+        ("llama", {"dtype": "q4,q4f16", "quantize_options": QuantizeOptions(gptq=True, symmetric=False)}),
+    ],
+)
+def test_compensated_weights_are_proved_and_validated_again(kind: str, options: dict[str, Any], tmp_path: Path) -> None:
+    checkpoint, text, _ = reading_model(tmp_path, kind)
+    given = {"dtype": "q4", "quantize_options": QuantizeOptions(gptq=True), **options}
+    result = onnxport.export(checkpoint, tmp_path / "out", ExportOptions(calibration=str(text), **given))
+    assert result.manifest.validation["status"] == "passed"
+    layers = [name for group in result.manifest.quantization["q4"] for name in group.get("stored", {})]
+    assert len(layers) == {"llama": 2 * 7 + 1, "gpt2": 2 * 4}[kind]  # a head that is an embedding gets none
+    again = onnxport.validate(tmp_path / "out", str(checkpoint), ExportOptions(validate="quick"))
+    assert again.status == "passed"
+
+
+def test_a_matrix_that_the_manifest_names_wrongly_is_damage(tmp_path: Path) -> None:
+    checkpoint, text, _ = reading_model(tmp_path)
+    options = ExportOptions(
+        dtype="q4", calibration=str(text), quantize_options=QuantizeOptions(gptq=True), validate="none"
+    )
+    onnxport.export(checkpoint, tmp_path / "out", options)
+    file = tmp_path / "out" / "onnxport.json"
+    file.write_text(file.read_text().replace('"tensor": "model.layers.0.mlp', '"tensor": "other'))
+    with pytest.raises(CorruptCheckpointError, match="has no matrix other"):
+        onnxport.validate(tmp_path / "out", str(checkpoint))
+
+
+def test_compensation_needs_a_text() -> None:
+    with pytest.raises(OptionError, match="add --calibration FILE"):
+        ExportOptions(dtype="q4", quantize_options=QuantizeOptions(gptq=True))
 
 
 def test_calibration_without_a_tokenizer_is_an_error(decoder: Path, tmp_path: Path) -> None:

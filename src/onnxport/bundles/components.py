@@ -16,7 +16,7 @@ from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.description.description import GraphDescription, TensorSpec
 from onnxport.fusions.fuse import fused_operators
 from onnxport.options import ExportOptions
-from onnxport.passes.quantize import to_values
+from onnxport.passes.quantization_plan import to_values
 
 VERSIONS = (*PACKAGES, "onnxruntime")
 _PRIVATE_OPTIONS = ("token", "cache_dir")

@@ -29,7 +29,8 @@ from onnxport.errors import UnsupportedError
 from onnxport.options import OutputOptions, Progress
 from onnxport.passes.adapter_inputs import DOWN, AdapterInputsPass
 from onnxport.passes.finish import finish
-from onnxport.passes.quantize import QuantizedMatrix, QuantizePass, keep_grids, plan_quantization, with_importance
+from onnxport.passes.quantization_plan import Calibration, QuantizedMatrix, calibrated, keep_grids
+from onnxport.passes.quantize import QuantizePass, plan_quantization, stored_matrices
 from onnxport.weights.expressions import NO_FILES, Array
 from onnxport.weights.precision import Precision, suffixed
 from onnxport.writing.planning import GraphPlan, plan_graph
@@ -114,7 +115,7 @@ def bind_graphs(
     options: OutputOptions,
     precision: Precision,
     adapter: Adapter | None = None,
-    importance: Mapping[str, Array] | None = None,
+    calibration: Calibration | None = None,
 ) -> BoundGraphs:
     """Bind every graph's parameters to the checkpoint.
 
@@ -124,7 +125,7 @@ def bind_graphs(
         options: `weights`; linked tensors have the checkpoint's layout.
         precision: how weights are stored.
         adapter: an adapter whose matrices become optional inputs of the graphs; None for graphs without such inputs.
-        importance: full name of a parameter to the weight of each input of its layer; None if it wasn't measured.
+        calibration: what was measured with a text; None if nothing was.
 
     Raises:
         WeightsMismatchError: a parameter isn't bound, or its dtype or shape differs from its expression's; or the
@@ -147,10 +148,11 @@ def bind_graphs(
         )
     if precision.keeps_grids:
         quantized = keep_grids(quantized, blueprint.binding, reader)
-    quantized = with_importance(quantized, importance or {})
+    quantized = calibrated(quantized, calibration or Calibration())
     models = {}
     for one, graph in zip(traced, graphs, strict=True):
         if quantized:
+            quantized |= stored_matrices(graph, one.prefix, one.name, quantized)
             QuantizePass(quantized, one.prefix, precision)(graph)
         finish(graph, keep_layout=options.weights == "link")
         bind_graph(graph, blueprint.binding, reader, prefix=one.prefix)

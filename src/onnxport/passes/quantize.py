@@ -14,30 +14,24 @@ operators are ONNX Runtime's documentation of contributed operators, and of dyna
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
-from onnxport.binding.bind import Binding
-from onnxport.checkpoint.typed_values import typed
-from onnxport.errors import brief
 from onnxport.passes.linear import SMALLEST, chooses_experts
+from onnxport.passes.quantization_plan import QuantizedMatrix, Stored, joined
 from onnxport.passes.scopes import node_like
-from onnxport.weights.arithmetic import as_float32
-from onnxport.weights.building import cut, reshape, transpose
-from onnxport.weights.expressions import Array, Concatenate, Expression, InMemory, Reads
-from onnxport.weights.grids import grid_of
-from onnxport.weights.parameters import Parameter, ParameterTensor, parameters_of, substituted
+from onnxport.weights.building import cut, transpose
+from onnxport.weights.expressions import Concatenate, Expression
+from onnxport.weights.parameters import Parameter, ParameterTensor, parameters_of
 from onnxport.weights.precision import Precision
-from onnxport.weights.quantization import BlockScheme, Dequantized, Nf4Scheme, Part, RowScheme, Scheme, quantized
+from onnxport.weights.quantization import BlockScheme, Dequantized, Nf4Scheme, Part, RowScheme, quantized
 
 MICROSOFT = "com.microsoft"
 """Domain of ONNX Runtime's operators."""
-_SAMPLED_ROWS = 64
-"""Rows of a matrix among which its grid is looked for."""
 
 
 @dataclass(frozen=True)
@@ -58,34 +52,6 @@ class MatrixUse:
     def is_lookup(self) -> bool:
         """Whether rows are looked up."""
         return self.node.op_type == "Gather"
-
-
-@dataclass(frozen=True)
-class QuantizedMatrix:
-    """A parameter that is quantized.
-
-    Attributes:
-        scheme: how.
-        by_columns: whether the columns of the parameter are the rows of the quantized matrix.
-        importance: weight of the error of each input of the layer, measured; None if it wasn't.
-    """
-
-    scheme: Scheme
-    by_columns: bool
-    importance: Expression | None = None
-
-    def rows_of(self, parameter: Expression) -> Expression:
-        """Return the parameter as a matrix whose rows are quantized, those of all experts one after the other."""
-        order = (*range(len(parameter.shape) - 2), -1, -2) if self.by_columns else range(len(parameter.shape))
-        matrix = transpose(parameter, [axis % len(parameter.shape) for axis in order])
-        return reshape(matrix, (matrix.size // matrix.shape[-1], matrix.shape[-1]))
-
-    def stands_for(self, parameter: Parameter) -> Expression:
-        """Return the values that the quantized parameter stands for, in the parameter's layout."""
-        rank = len(parameter.shape)
-        order = (*range(rank - 2), rank - 1, rank - 2) if self.by_columns else tuple(range(rank))
-        values = quantized(self.rows_of(parameter), self.scheme, self.importance)
-        return transpose(reshape(values, [parameter.shape[axis] for axis in order]), order)
 
 
 def plan_quantization(graphs: Sequence[tuple[str, ir.Model]], precision: Precision) -> dict[str, QuantizedMatrix]:
@@ -230,12 +196,13 @@ class QuantizePass(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite a graph in place."""
         found = [
-            (value, self._plan[f"{self._prefix}{parameters[0].name}"])
+            (value, [self._plan[f"{self._prefix}{parameter.name}"] for parameter in parameters])
             for value in model.graph.initializers.values()
             if (parameters := _parameters(value)) and f"{self._prefix}{parameters[0].name}" in self._plan
         ]
         activations = _Activations(model.graph)
-        for weight, matrix in found:
+        for weight, matrices in found:
+            matrix = joined(matrices)
             uses = [use for use in matrix_uses(weight) if use is not None]
             tensors = _Tensors(model.graph, weight, matrix)
             for use in uses:
@@ -253,6 +220,31 @@ class QuantizePass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=bool(found))
 
 
+def stored_matrices(
+    model: ir.Model, prefix: str, component: str, plan: Mapping[str, QuantizedMatrix]
+) -> dict[str, QuantizedMatrix]:
+    """Return the matrices of a plan that are rounded, with their places in a graph.
+
+    Args:
+        model: the graph, before it is quantized.
+        prefix: prefix of the graph's parameters in the model.
+        component: name of the graph.
+        plan: full name of a parameter to how it is quantized.
+    """
+    found = {}
+    for value in model.graph.initializers.values():
+        first = 0
+        for parameter in _parameters(value):
+            matrix = plan.get(f"{prefix}{parameter.name}")
+            if matrix is None or matrix.rounded is None or value.const_value is None:
+                continue
+            rows, columns = matrix.rounded.sizes
+            place = Stored(component, str(value.const_value.name), first, rows, columns)
+            found[f"{prefix}{parameter.name}"] = replace(matrix, stored=place)
+            first += rows
+    return found
+
+
 class _Tensors:
     """Create the tensors of a quantized parameter, each once."""
 
@@ -267,6 +259,8 @@ class _Tensors:
 
     def dequantized(self, expert: int | None) -> Dequantized:
         """Return the quantized matrix."""
+        if self._matrix.rounded is not None:
+            return self._matrix.rounded
         index = expert or 0
         rows = cut(self._rows, 0, index * self._height, (index + 1) * self._height)
         return quantized(rows, self._matrix.scheme, self._matrix.importance)
@@ -431,74 +425,3 @@ def _replace(graph: ir.Graph, old: ir.Node, nodes: list[ir.Node]) -> None:
         after.name = before.name
     ir.convenience.replace_all_uses_with(before, after, replace_graph_outputs=True)
     graph.remove(old, safe=True)
-
-
-def keep_grids(plan: Mapping[str, QuantizedMatrix], binding: Binding, reader: Reads) -> dict[str, QuantizedMatrix]:
-    """Return a plan for a quantized checkpoint, whose matrices keep their integers and scales.
-
-    If some matrices have no more bits than the plan, the checkpoint is one of so few bits, and its others, such as
-    those of GGUF's Q6_K beside Q4_K, get 8 bits, not fewer than they have. Otherwise, the plan is unchanged.
-
-    Args:
-        plan: full name of a parameter to how it is quantized, in blocks.
-        binding: expressions of the parameters.
-        reader: reader of the checkpoint.
-    """
-    kept = {}
-    bits = {matrix.scheme.bits for matrix in plan.values() if isinstance(matrix.scheme, BlockScheme)}
-    for name, matrix in plan.items():
-        expression = binding[name]
-        parameter = Parameter(name, expression.dtype, expression.shape)
-        rows = substituted(matrix.rows_of(parameter), lambda _, value=expression: value)  # type: ignore[misc]
-        step = max(1, rows.shape[0] // _SAMPLED_ROWS)
-        grid = grid_of(as_float32(cut(rows, 0, 0, rows.shape[0], step).evaluate(reader)))
-        scheme = BlockScheme(8, 32) if grid is None else BlockScheme(grid.bits, grid.block_size, grid.zero_points, True)
-        kept[name] = replace(matrix, scheme=scheme)
-    is_kept = any(one.scheme.on_grid and one.scheme.bits <= max(bits) for one in kept.values())  # type: ignore[union-attr]
-    return kept if is_kept else dict(plan)
-
-
-def with_importance(plan: Mapping[str, QuantizedMatrix], importance: Mapping[str, Array]) -> dict[str, QuantizedMatrix]:
-    """Return a plan whose matrices are quantized with measured weights of their columns' errors.
-
-    Args:
-        plan: full name of a parameter to how it is quantized.
-        importance: full name of a parameter to the weight of each input of its layer, float32 `[inputs]`.
-    """
-    return {
-        name: replace(matrix, importance=InMemory(importance[name]))
-        if name in importance and isinstance(matrix.scheme, BlockScheme) and not matrix.scheme.on_grid
-        else matrix
-        for name, matrix in plan.items()
-    }
-
-
-def to_values(plan: Mapping[str, QuantizedMatrix]) -> list[dict[str, Any]]:
-    """Return a plan as JSON values, the inverse of `from_values`: parameters by how they are quantized."""
-    groups: dict[QuantizedMatrix, list[str]] = {}
-    for name, matrix in plan.items():
-        groups.setdefault(replace(matrix, importance=None), []).append(name)
-    return [
-        {**asdict(matrix.scheme), "by_columns": matrix.by_columns, "parameters": names}
-        for matrix, names in groups.items()
-    ]
-
-
-def from_values(values: Sequence[Mapping[str, Any]]) -> dict[str, QuantizedMatrix]:
-    """Return a plan from the result of `to_values`.
-
-    Raises:
-        ValueError: the values aren't a plan.
-    """
-    plan = {}
-    for group in values:
-        try:
-            settings = {name: value for name, value in group.items() if name not in ("by_columns", "parameters")}
-            kind: type[Scheme] = BlockScheme if "bits" in settings else RowScheme if "signed" in settings else Nf4Scheme
-            scheme = typed(settings, kind, "quantization")
-            parameters = typed(group["parameters"], list[str], "quantization.parameters")
-            by_columns = typed(group["by_columns"], bool, "quantization.by_columns")
-            plan.update(dict.fromkeys(parameters, QuantizedMatrix(scheme, by_columns)))
-        except KeyError as error:
-            raise ValueError(f"{brief(group)} isn't a quantization: it lacks {error}") from error
-    return plan

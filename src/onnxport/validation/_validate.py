@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnxport.bundles.calibration_file import read_importance
 from onnxport.bundles.manifest import ComponentDescription, Manifest, open_manifest
@@ -13,10 +13,11 @@ from onnxport.checkpoint.typed_values import typed
 from onnxport.containment import inside
 from onnxport.errors import CorruptCheckpointError, OptionError, ValidationError
 from onnxport.options import Dtype, ExportOptions, Progress, float_dtype_of
-from onnxport.passes.quantize import QuantizedMatrix, from_values, with_importance
+from onnxport.passes.quantization_plan import QuantizedMatrix, from_values, with_importance
 from onnxport.patching.scope import exclusive
 from onnxport.validation.reference import choose_reference
 from onnxport.validation.report import ValidationReport, merged, of_precision, with_note
+from onnxport.weights.quantization import BlockScheme, quantized_already
 
 if TYPE_CHECKING:
     from onnxport.checkpoint.checkpoint import Checkpoint
@@ -173,9 +174,42 @@ def _quantization(manifest: Manifest, dtype: str, directory: Path) -> dict[str, 
     """
     try:
         plan = from_values(manifest.quantization.get(dtype, ()))
-        return with_importance(plan, read_importance(directory))
+        return _with_stored(with_importance(plan, read_importance(directory)), manifest, dtype, directory)
     except ValueError as error:
         raise CorruptCheckpointError(f"{directory}: onnxport.json is damaged: {error}; export again") from error
+
+
+def _with_stored(
+    plan: Mapping[str, QuantizedMatrix], manifest: Manifest, dtype: str, directory: Path
+) -> dict[str, QuantizedMatrix]:
+    """Return a plan with the matrices that graphs store, whose integers don't follow from the original's weights.
+
+    Raises:
+        CorruptCheckpointError: a graph lacks a matrix that the manifest names.
+        ValidationError: the directory lacks a graph that the manifest names.
+    """
+    import onnx_ir as ir
+
+    named = {name: matrix for name, matrix in plan.items() if matrix.stored is not None}
+    graphs = {}
+    for component in {matrix.stored.component for matrix in named.values() if matrix.stored is not None}:
+        graph = ir.load(inside(directory, _component(manifest, component, dtype, directory).file)).graph
+        graphs[component] = {name: value.const_value for name, value in graph.initializers.items()}
+    return {**plan, **{name: _read_stored(matrix, graphs, directory) for name, matrix in named.items()}}
+
+
+def _read_stored(matrix: QuantizedMatrix, graphs: Mapping[str, Mapping[str, Any]], directory: Path) -> QuantizedMatrix:
+    place, scheme = matrix.stored, matrix.scheme
+    assert place is not None and isinstance(scheme, BlockScheme)
+    parts = {}
+    for part in scheme.parts:
+        tensor = graphs[place.component].get(f"{place.tensor}_{part}")
+        if tensor is None:
+            raise CorruptCheckpointError(
+                f"{directory} has no matrix {place.tensor} as onnxport.json says; export again"
+            )
+        parts[part] = tensor.numpy()[place.first : place.first + place.rows]
+    return replace(matrix, rounded=quantized_already(parts, scheme, place.columns))
 
 
 def _component(manifest: Manifest, component: str, dtype: str, directory: Path) -> ComponentDescription:

@@ -1,27 +1,35 @@
-"""Measure which inputs of linear layers matter: the mean square of each, while the original reads a text.
+"""Measure which inputs of linear layers matter, while the original reads a text, and quantize for them.
 
 The error of a layer's output is the sum over its inputs of the weights' errors times the input. Scales that are chosen
-with these weights lose less at the same size: the importance matrices of llama.cpp (pull request 4861).
+with the mean square of each input lose less at the same size: the importance matrices of llama.cpp (pull request 4861).
+With the second moments of all pairs of inputs, later columns of a matrix compensate for the errors of those before:
+GPTQ (`weights.compensation`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from onnx_ir.tensor_adapters import TorchTensor
 
 from onnxport._transformers_api import call_forward
 from onnxport.blueprints.original import Original
 from onnxport.description.lengths import positions_of
 from onnxport.errors import OptionError
 from onnxport.options import ExportOptions, Progress
+from onnxport.passes.quantization_plan import Calibration, QuantizedMatrix
 from onnxport.validation.memory import choose_strategy
+from onnxport.validation.on_demand import as_tensor
 from onnxport.validation.original import original_model
 from onnxport.validation.samples import tokenizer_of
-from onnxport.weights.expressions import Array
+from onnxport.weights.compensation import compensated
+from onnxport.weights.expressions import NO_FILES, Array
+from onnxport.weights.quantization import BlockScheme, Dequantized, Part, quantized_already
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,6 +54,56 @@ def measure_importance(original: Original, text: str, options: ExportOptions, re
         OptionError: the model doesn't read text, or its checkpoint has no tokenizer.
     """
     report("calibrate", None)
+    with _reading(original, text, options) as (model, rows):
+        with _sums(model) as sums, torch.no_grad():
+            for row in rows:
+                _read(model, row[None])
+        _check_read(model, sums)
+    count = sum(len(row) for row in rows)
+    return {name: (total / count).float().numpy() for name, total in sums.items()}
+
+
+def compensate(
+    original: Original,
+    text: str,
+    options: ExportOptions,
+    plan: Mapping[str, QuantizedMatrix],
+    directory: Path,
+    report: Progress,
+) -> Calibration:
+    """Quantize the weights of linear layers with GPTQ, in the order in which the original uses them.
+
+    The inputs of a layer are those that it gets from quantized layers before. All texts are read in one forward, so
+    that the moments of one layer are in memory at a time. Embeddings that are tied to the head, and weights that
+    several layers share, get the importance of their inputs alone.
+
+    Args:
+        original: the checkpoint.
+        text: the text; half of its tokens are read.
+        options: memory, and how the checkpoint is read.
+        plan: full name of a parameter to how it is quantized.
+        directory: directory for the quantized weights, which stay in files.
+        report: called with the stage, and the fraction of the weights that have been quantized.
+
+    Raises:
+        OptionError: the model doesn't read text, or its checkpoint has no tokenizer.
+    """
+    with _reading(original, text, options) as (model, rows), torch.no_grad():
+        whole = [row for row in rows if len(row) == len(rows[0])]
+        compensation = _Compensation(model, plan, directory, report)
+        with _sums(model) as sums, compensation.hooked():
+            _read(model, torch.stack(whole))
+        _check_read(model, sums)
+    count = len(whole) * len(whole[0])
+    rest = {name: (total / count).float().numpy() for name, total in sums.items() if name not in compensation.rounded}
+    return Calibration(rest, compensation.rounded)
+
+
+@contextmanager
+def _reading(
+    original: Original, text: str, options: ExportOptions
+) -> Iterator[tuple[PreTrainedModel, tuple[torch.Tensor, ...]]]:
+    """Yield the original, and the token ids of a text in windows, [tokens] each."""
     tokenizer = tokenizer_of(original.preprocessor)
     if tokenizer is None:
         raise OptionError("--calibration needs a tokenizer, and the checkpoint has none: leave it out")
@@ -57,26 +115,124 @@ def measure_importance(original: Original, text: str, options: ExportOptions, re
         model,
         _,
     ):
-        window = min((_WINDOW, *positions_of(model.config)))
-        with _sums(model) as sums, torch.no_grad():
-            for row in ids.split(window):
-                inputs = {"input_ids": row[None]}
-                if model.config.is_encoder_decoder:
-                    inputs["decoder_input_ids"] = row[None]
-                call_forward(model, inputs)
-        if not sums:
-            raise OptionError(
-                f"--calibration is for models of text, and {type(model).__name__} didn't read it: leave it out"
-            )
-        return {name: (total / len(ids)).float().numpy().astype(np.float32) for name, total in sums.items()}
+        yield model, ids.split(min((_WINDOW, *positions_of(model.config))))
+
+
+def _read(model: PreTrainedModel, ids: torch.Tensor) -> None:
+    """Run the forward of a model up to its logits."""
+    inputs = {"input_ids": ids}
+    if model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = ids
+    head = model.get_output_embeddings()
+    handle = head.register_forward_pre_hook(_finish) if isinstance(head, torch.nn.Module) else None
+    try:
+        call_forward(model, inputs)
+    except _FinishedError:
+        pass
+    finally:
+        if handle is not None:
+            handle.remove()
+
+
+class _FinishedError(Exception):
+    """End a forward before its logits, which have more elements than all hidden states."""
+
+
+def _finish(module: torch.nn.Module, inputs: Any) -> None:
+    raise _FinishedError
+
+
+def _check_read(model: PreTrainedModel, sums: Mapping[str, torch.Tensor]) -> None:
+    if not sums:
+        raise OptionError(
+            f"--calibration is for models of text, and {type(model).__name__} didn't read it: leave it out"
+        )
+
+
+class _Compensation:
+    """Quantize the weight of each linear layer when its inputs are known, and let the layer compute with it.
+
+    Args:
+        model: the original, which isn't changed.
+        plan: full name of a parameter to how it is quantized.
+        directory: directory for the quantized weights.
+        report: called with the fraction of the weights that have been quantized.
+
+    Attributes:
+        rounded: full name of a parameter to its quantized matrix.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, plan: Mapping[str, QuantizedMatrix], directory: Path, report: Progress
+    ) -> None:
+        self.rounded: dict[str, Dequantized] = {}
+        self._layers: dict[torch.nn.Module, str] = {}
+        self._plan, self._directory, self._report = plan, directory, report
+        names = _names_of_parameters(model)
+        for layer in _linear_layers(model):
+            (name, *others) = names.get(id(layer.weight), [""])
+            matrix = plan.get(name)
+            if (
+                not others
+                and matrix is not None
+                and isinstance(matrix.scheme, BlockScheme)
+                and not matrix.scheme.on_grid
+            ):
+                self._layers[layer] = name
+
+    @contextmanager
+    def hooked(self) -> Iterator[None]:
+        """Quantize the weights of layers that are called in this block."""
+        handles = [layer.register_forward_pre_hook(self._quantize) for layer in self._layers]
+        handles += [layer.register_forward_hook(self._replace) for layer in self._layers]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _quantize(self, layer: Any, inputs: Any) -> None:
+        name = self._layers[layer]
+        if name in self.rounded:  # several modules call it
+            return
+        given = inputs[0].detach().reshape(-1, inputs[0].shape[-1]).float()
+        # Each token counts the same: a few, such as the first one, have states that are a thousand times as large.
+        given = torch.nn.functional.normalize(given, dim=-1)
+        moments = ((given.T @ given) / len(given)).double().cpu().numpy()
+        weight: torch.Tensor = layer.weight.detach().clone()
+        dtype = TorchTensor(weight.new_zeros(1).cpu()).dtype.numpy()
+        rows = (weight.T if self._plan[name].by_columns else weight).float().cpu().contiguous().numpy()
+        scheme = self._plan[name].scheme
+        assert isinstance(scheme, BlockScheme)
+        parts = compensated(rows, moments, scheme, dtype)
+        mapped = {part: self._mapped(part, array) for part, array in parts.items()}
+        self.rounded[name] = quantized_already(mapped, scheme, rows.shape[1])
+        self._report("quantize for the text", len(self.rounded) / len(self._layers))
+
+    def _replace(self, layer: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        name = self._layers[layer]
+        weight = as_tensor(self.rounded[name], NO_FILES).to(output)
+        return torch.nn.functional.linear(inputs[0], weight, layer.bias)
+
+    def _mapped(self, part: Part, array: Array) -> Array:
+        """Write an array to a file, and return it mapped into memory."""
+        file = self._directory / f"{len(self.rounded)}.{part}.npy"
+        np.save(file, array)
+        mapped: Array = np.load(file, mmap_mode="r")
+        return mapped
+
+
+def _names_of_parameters(model: PreTrainedModel) -> dict[int, list[str]]:
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return names
 
 
 @contextmanager
 def _sums(model: PreTrainedModel) -> Iterator[dict[str, torch.Tensor]]:
     """Yield the sums of squares of the inputs of linear layers, by the names of their weights."""
-    names: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
+    names = _names_of_parameters(model)
     sums: dict[str, torch.Tensor] = {}
 
     def add(module: torch.nn.Module, inputs: Any) -> None:
@@ -85,8 +241,7 @@ def _sums(model: PreTrainedModel) -> Iterator[dict[str, torch.Tensor]]:
         for name in names.get(id(module.weight), ()):
             sums[name] = sums[name] + total if name in sums else total
 
-    layers = [module for module in model.modules() if _is_linear(module)]
-    handles = [layer.register_forward_pre_hook(add) for layer in layers]
+    handles = [layer.register_forward_pre_hook(add) for layer in _linear_layers(model)]
     try:
         yield sums
     finally:
@@ -94,7 +249,7 @@ def _sums(model: PreTrainedModel) -> Iterator[dict[str, torch.Tensor]]:
             handle.remove()
 
 
-def _is_linear(module: torch.nn.Module) -> bool:
+def _linear_layers(model: PreTrainedModel) -> list[torch.nn.Module]:
     from transformers.pytorch_utils import Conv1D
 
-    return isinstance(module, torch.nn.Linear | Conv1D)
+    return [module for module in model.modules() if isinstance(module, torch.nn.Linear | Conv1D)]

@@ -14,7 +14,7 @@ from onnxport.blueprints.blueprint import Blueprint
 from onnxport.blueprints.original import Original
 from onnxport.bundles.adapter_files import adapter_inputs_of, file_name
 from onnxport.bundles.adapter_names import adapter_file
-from onnxport.bundles.written import BoundGraphs, Written, bind_graphs, importance_of
+from onnxport.bundles.written import BoundGraphs, Written, bind_graphs
 from onnxport.checkpoint.reading import Reader
 from onnxport.description.arguments import overridden
 from onnxport.description.description import Description, GraphDescription
@@ -124,7 +124,7 @@ def losses_of(
         The loss of each quantized precision; empty if the original's weights don't fit into memory.
     """
     names = [bound.precision.name for bound in graphs if bound.quantized]
-    is_calibrated = bool(importance_of(graphs))
+    is_calibrated = any(matrix.importance or matrix.rounded for bound in graphs for matrix in bound.quantized.values())
     strategy = choose_strategy(original.checkpoint, options.validation, reducible=False)
     if not names or strategy.name != "whole":
         return ()

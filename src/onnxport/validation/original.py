@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from onnxport.blueprints.draft import Draft
-    from onnxport.passes.quantize import QuantizedMatrix
+    from onnxport.passes.quantization_plan import QuantizedMatrix
 
 
 @contextmanager

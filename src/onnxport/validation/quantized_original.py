@@ -15,7 +15,7 @@ import torch
 from onnx_ir.tensor_adapters import TorchTensor
 
 from onnxport.binding.bind import Binding
-from onnxport.passes.quantize import QuantizedMatrix
+from onnxport.passes.quantization_plan import QuantizedMatrix
 from onnxport.validation.on_demand import as_tensor
 from onnxport.weights.expressions import NO_FILES, Expression, InMemory
 from onnxport.weights.parameters import Parameter, substituted

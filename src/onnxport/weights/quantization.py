@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -25,7 +25,7 @@ import onnx_ir as ir
 
 from onnxport.weights.arithmetic import row_blocks
 from onnxport.weights.casting import cast_into
-from onnxport.weights.expressions import Array, Expression, Reads, Shape
+from onnxport.weights.expressions import Array, Expression, InMemory, Reads, Shape
 from onnxport.weights.grids import ZeroPoints, find_grids
 
 Part = Literal["values", "scales", "zero_points"]
@@ -104,15 +104,26 @@ class BlockScheme:
         weights = None
         if importance is not None:
             weights = np.tile(np.pad(importance, (0, padding)).reshape(blocks, self.block_size), (rows, 1))
-        scales, zeros = self._scales(elements, weights)
+        scales, zeros = self.scales_of(elements, weights)
         scales = scales.astype(scale_dtype)
-        levels = _levels(elements, scales.astype(np.float32), zeros, self.bits)
-        values = _packed(levels.astype(np.uint8), self.bits).reshape(rows, blocks, -1)
-        parts: dict[Part, Array] = {"values": values, "scales": scales.reshape(rows, blocks)}
+        levels = levels_of(elements, scales.astype(np.float32), zeros, self.bits)
+        return self.packed(levels.reshape(rows, blocks, -1), scales.reshape(rows, blocks), zeros.reshape(rows, blocks))
+
+    def packed(self, levels: Array, scales: Array, zeros: Array) -> dict[Part, Array]:
+        """Return the parts of a quantized matrix.
+
+        Args:
+            levels: unsigned integers, as float32 `[rows, blocks, block size]`.
+            scales: `[rows, blocks]`.
+            zeros: zero points, float32 `[rows, blocks]`.
+        """
+        blocks = scales.shape[1]
+        values = _packed(levels.astype(np.uint8), self.bits)
+        parts: dict[Part, Array] = {"values": values, "scales": scales}
         if self.zero_points == "float":
-            parts["zero_points"] = zeros.astype(scale_dtype).reshape(rows, blocks)
+            parts["zero_points"] = zeros.astype(scales.dtype)
         elif self.zero_points == "integer":
-            points = zeros.astype(np.uint8).reshape(rows, blocks)
+            points = zeros.astype(np.uint8)
             per_byte = 8 // self.bits
             parts["zero_points"] = _packed(np.pad(points, ((0, 0), (0, -blocks % per_byte))), self.bits)
         return parts
@@ -130,8 +141,13 @@ class BlockScheme:
             points = parts["zero_points"].astype(np.float32).reshape(rows, blocks, 1)
         return ((values.astype(np.float32) - points) * scales).reshape(rows, -1)[:, :columns]
 
-    def _scales(self, elements: Array, weights: Array | None) -> tuple[Array, Array]:
-        """Return the scale and the zero point of each block, `[blocks]`."""
+    def scales_of(self, elements: Array, weights: Array | None) -> tuple[Array, Array]:
+        """Return the scale and the zero point of each block, `[blocks]`.
+
+        Args:
+            elements: float32 `[blocks, block size]`.
+            weights: weight of the error of each element, of the same shape; None for weights that follow from them.
+        """
         if not self.on_grid:
             return self._searched(elements, weights)
         grid = find_grids(elements, self.bits, self.zero_points)
@@ -152,7 +168,7 @@ class BlockScheme:
         best_scales, best_zeros = candidates[0][0].copy(), candidates[0][1].copy()
         best = np.full(len(elements), -1.0, np.float32)
         for scales, zeros in candidates:
-            levels = _levels(elements, scales, zeros, self.bits)
+            levels = levels_of(elements, scales, zeros, self.bits)
             levels -= zeros[:, None]
             product = np.einsum("ij,ij->i", levels, weighted)
             square = np.einsum("ij,ij->i", np.square(levels, out=levels), weights)
@@ -374,6 +390,22 @@ def quantized(operand: Expression, scheme: Scheme, importance: Expression | None
     )
 
 
+def quantized_already(parts: Mapping[Part, Array], scheme: BlockScheme, columns: int) -> Dequantized:
+    """Return a matrix whose parts are known.
+
+    Args:
+        parts: as `BlockScheme.quantize` returns them.
+        scheme: how it is quantized.
+        columns: its number of columns.
+    """
+    values, scales, points = (InMemory(parts[name]) if name in parts else None for name in _BLOCK_PARTS)
+    assert values is not None and scales is not None
+    return Dequantized(values, scales, points, scheme, (values.shape[0], columns))
+
+
+_BLOCK_PARTS: tuple[Part, ...] = ("values", "scales", "zero_points")
+
+
 @dataclass(frozen=True)
 class _Computation:
     """The quantization of a matrix."""
@@ -441,8 +473,15 @@ class _Pending:
 _RESULTS = _Results()
 
 
-def _levels(elements: Array, scales: Array, zeros: Array, bits: int) -> Array:
-    """Return the unsigned integers of blocks, as float32."""
+def levels_of(elements: Array, scales: Array, zeros: Array, bits: int) -> Array:
+    """Return the unsigned integers of blocks, as float32 `[blocks, elements]`.
+
+    Args:
+        elements: float32 `[blocks, elements]`.
+        scales: float32 `[blocks]`.
+        zeros: zero points, float32 `[blocks]`.
+        bits: bits of an integer.
+    """
     inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales != 0)
     levels = elements * inverse[:, None]
     levels += zeros[:, None]

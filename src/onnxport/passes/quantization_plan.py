@@ -1,0 +1,189 @@
+"""How the parameters of an export are quantized: the plan that its graphs follow, and that its manifest keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from onnxport.binding.bind import Binding
+from onnxport.checkpoint.typed_values import typed
+from onnxport.errors import brief
+from onnxport.weights.arithmetic import as_float32
+from onnxport.weights.building import concatenate, cut, reshape, transpose
+from onnxport.weights.expressions import Array, Expression, InMemory, Reads
+from onnxport.weights.grids import grid_of
+from onnxport.weights.parameters import Parameter, substituted
+from onnxport.weights.quantization import BlockScheme, Dequantized, Nf4Scheme, RowScheme, Scheme, quantized
+
+_SAMPLED_ROWS = 64
+"""Rows of a matrix among which its grid is looked for."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The place of a quantized matrix in the graphs of an export.
+
+    Attributes:
+        component: the graph.
+        tensor: name of the parameter there, which may have the rows of several.
+        first: the first row of the matrix.
+        rows: its number of rows.
+        columns: its number of columns.
+    """
+
+    component: str
+    tensor: str
+    first: int
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True)
+class QuantizedMatrix:
+    """A parameter that is quantized.
+
+    Attributes:
+        scheme: how.
+        by_columns: whether the columns of the parameter are the rows of the quantized matrix.
+        importance: weight of the error of each input of the layer, measured; None if it wasn't.
+        rounded: the quantized matrix, if its integers don't follow from the weights alone; None if they do.
+        stored: where graphs have a matrix that is `rounded`.
+    """
+
+    scheme: Scheme
+    by_columns: bool
+    importance: Expression | None = None
+    rounded: Dequantized | None = None
+    stored: Stored | None = None
+
+    def rows_of(self, parameter: Expression) -> Expression:
+        """Return the parameter as a matrix whose rows are quantized, those of all experts one after the other."""
+        order = (*range(len(parameter.shape) - 2), -1, -2) if self.by_columns else range(len(parameter.shape))
+        matrix = transpose(parameter, [axis % len(parameter.shape) for axis in order])
+        return reshape(matrix, (matrix.size // matrix.shape[-1], matrix.shape[-1]))
+
+    def stands_for(self, parameter: Parameter) -> Expression:
+        """Return the values that the quantized parameter stands for, in the parameter's layout."""
+        rank = len(parameter.shape)
+        order = (*range(rank - 2), rank - 1, rank - 2) if self.by_columns else tuple(range(rank))
+        values = self.rounded or quantized(self.rows_of(parameter), self.scheme, self.importance)
+        return transpose(reshape(values, [parameter.shape[axis] for axis in order]), order)
+
+
+def joined(matrices: Sequence[QuantizedMatrix]) -> QuantizedMatrix:
+    """Return how the rows of several parameters, which are quantized alike, are quantized as one matrix."""
+    first, parts = matrices[0], [matrix.rounded for matrix in matrices if matrix.rounded is not None]
+    if len(parts) != len(matrices) or len(parts) == 1:
+        return first
+    points = [part.zero_points for part in parts if part.zero_points is not None]
+    rounded = Dequantized(
+        concatenate([part.values for part in parts], 0),
+        concatenate([part.scales for part in parts], 0),
+        concatenate(points, 0) if points else None,
+        first.scheme,
+        (sum(part.sizes[0] for part in parts), parts[0].sizes[1]),
+    )
+    return replace(first, rounded=rounded)
+
+
+def keep_grids(plan: Mapping[str, QuantizedMatrix], binding: Binding, reader: Reads) -> dict[str, QuantizedMatrix]:
+    """Return a plan for a quantized checkpoint, whose matrices keep their integers and scales.
+
+    If some matrices have no more bits than the plan, the checkpoint is one of so few bits, and its others, such as
+    those of GGUF's Q6_K beside Q4_K, get 8 bits, not fewer than they have. Otherwise, the plan is unchanged.
+
+    Args:
+        plan: full name of a parameter to how it is quantized, in blocks.
+        binding: expressions of the parameters.
+        reader: reader of the checkpoint.
+    """
+    kept = {}
+    bits = {matrix.scheme.bits for matrix in plan.values() if isinstance(matrix.scheme, BlockScheme)}
+    for name, matrix in plan.items():
+        expression = binding[name]
+        parameter = Parameter(name, expression.dtype, expression.shape)
+        rows = substituted(matrix.rows_of(parameter), lambda _, value=expression: value)  # type: ignore[misc]
+        step = max(1, rows.shape[0] // _SAMPLED_ROWS)
+        grid = grid_of(as_float32(cut(rows, 0, 0, rows.shape[0], step).evaluate(reader)))
+        scheme = BlockScheme(8, 32) if grid is None else BlockScheme(grid.bits, grid.block_size, grid.zero_points, True)
+        kept[name] = replace(matrix, scheme=scheme)
+    is_kept = any(one.scheme.on_grid and one.scheme.bits <= max(bits) for one in kept.values())  # type: ignore[union-attr]
+    return kept if is_kept else dict(plan)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Hold what the weights of a precision are quantized with, by full name of a parameter.
+
+    Attributes:
+        importance: the mean square of each input of its layer, float32 `[inputs]`.
+        rounded: the quantized matrix.
+    """
+
+    importance: Mapping[str, Array] = field(default_factory=dict)
+    rounded: Mapping[str, Dequantized] = field(default_factory=dict)
+
+
+def calibrated(plan: Mapping[str, QuantizedMatrix], calibration: Calibration) -> dict[str, QuantizedMatrix]:
+    """Return a plan whose matrices are quantized for inputs that were measured."""
+    known = calibration.rounded
+    return {
+        name: replace(matrix, importance=None, rounded=known[name]) if name in known else matrix
+        for name, matrix in with_importance(plan, calibration.importance).items()
+    }
+
+
+def with_importance(plan: Mapping[str, QuantizedMatrix], importance: Mapping[str, Array]) -> dict[str, QuantizedMatrix]:
+    """Return a plan whose matrices are quantized with measured weights of their columns' errors.
+
+    Args:
+        plan: full name of a parameter to how it is quantized.
+        importance: full name of a parameter to the weight of each input of its layer, float32 `[inputs]`.
+    """
+    return {
+        name: replace(matrix, importance=InMemory(importance[name]))
+        if name in importance and isinstance(matrix.scheme, BlockScheme) and not matrix.scheme.on_grid
+        else matrix
+        for name, matrix in plan.items()
+    }
+
+
+def to_values(plan: Mapping[str, QuantizedMatrix]) -> list[dict[str, Any]]:
+    """Return a plan as JSON values, the inverse of `from_values`: parameters by how they are quantized."""
+    groups: dict[tuple[Scheme, bool], dict[str, Stored | None]] = {}
+    for name, matrix in plan.items():
+        groups.setdefault((matrix.scheme, matrix.by_columns), {})[name] = matrix.stored
+    return [
+        {**asdict(scheme), "by_columns": by_columns, "parameters": list(names), **_stored_values(names)}
+        for (scheme, by_columns), names in groups.items()
+    ]
+
+
+def _stored_values(names: Mapping[str, Stored | None]) -> dict[str, Any]:
+    stored = {name: asdict(one) for name, one in names.items() if one is not None}
+    return {"stored": stored} if stored else {}
+
+
+def from_values(values: Sequence[Mapping[str, Any]]) -> dict[str, QuantizedMatrix]:
+    """Return a plan from the result of `to_values`.
+
+    Raises:
+        ValueError: the values aren't a plan.
+    """
+    plan: dict[str, QuantizedMatrix] = {}
+    for group in values:
+        try:
+            settings = {name: value for name, value in group.items() if name not in _OF_PARAMETERS}
+            kind: type[Scheme] = BlockScheme if "bits" in settings else RowScheme if "signed" in settings else Nf4Scheme
+            scheme = typed(settings, kind, "quantization")
+            parameters = typed(group["parameters"], list[str], "quantization.parameters")
+            by_columns = typed(group["by_columns"], bool, "quantization.by_columns")
+            stored = typed(group.get("stored", {}), dict[str, Stored], "quantization.stored")
+            plan |= {name: QuantizedMatrix(scheme, by_columns, stored=stored.get(name)) for name in parameters}
+        except KeyError as error:
+            raise ValueError(f"{brief(group)} isn't a quantization: it lacks {error}") from error
+    return plan
+
+
+_OF_PARAMETERS = ("by_columns", "parameters", "stored")
