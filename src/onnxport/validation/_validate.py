@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from onnxport.bundles.calibration_file import read_importance
 from onnxport.bundles.manifest import ComponentDescription, Manifest, open_manifest
 from onnxport.checkpoint.typed_values import typed
@@ -185,30 +187,35 @@ def _with_stored(
     """Return a plan with the matrices that graphs store, whose integers don't follow from the original's weights.
 
     Raises:
-        CorruptCheckpointError: a graph lacks a matrix that the manifest names.
+        CorruptCheckpointError: a graph is damaged, or lacks a matrix that the manifest names.
         ValidationError: the directory lacks a graph that the manifest names.
     """
     import onnx_ir as ir
 
+    from onnxport.bundles.inspection import check_graph
+
     named = {name: matrix for name, matrix in plan.items() if matrix.stored is not None}
     graphs = {}
     for component in {matrix.stored.component for matrix in named.values() if matrix.stored is not None}:
-        graph = ir.load(inside(directory, _component(manifest, component, dtype, directory).file)).graph
-        graphs[component] = {name: value.const_value for name, value in graph.initializers.items()}
+        file = inside(directory, _component(manifest, component, dtype, directory).file)
+        check_graph(file)
+        graphs[component] = {name: value.const_value for name, value in ir.load(file).graph.initializers.items()}
     return {**plan, **{name: _read_stored(matrix, graphs, directory) for name, matrix in named.items()}}
 
 
 def _read_stored(matrix: QuantizedMatrix, graphs: Mapping[str, Mapping[str, Any]], directory: Path) -> QuantizedMatrix:
     place, scheme = matrix.stored, matrix.scheme
-    assert place is not None and isinstance(scheme, BlockScheme)
+    if place is None or not isinstance(scheme, BlockScheme):
+        raise ValueError("only matrices in blocks are stored")
     parts = {}
     for part in scheme.parts:
         tensor = graphs[place.component].get(f"{place.tensor}_{part}")
-        if tensor is None:
+        stored = None if tensor is None else np.atleast_1d(tensor.numpy())[place.first : place.first + place.rows]
+        if stored is None or stored.shape != scheme.shape_of(part, place.rows, place.columns):
             raise CorruptCheckpointError(
                 f"{directory} has no matrix {place.tensor} as onnxport.json says; export again"
             )
-        parts[part] = tensor.numpy()[place.first : place.first + place.rows]
+        parts[part] = stored
     return replace(matrix, rounded=quantized_already(parts, scheme, place.columns))
 
 

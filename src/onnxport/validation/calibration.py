@@ -74,8 +74,8 @@ def compensate(
     """Quantize the weights of linear layers with GPTQ, in the order in which the original uses them.
 
     The inputs of a layer are those that it gets from quantized layers before. All texts are read in one forward, so
-    that the moments of one layer are in memory at a time. Embeddings that are tied to the head, and weights that
-    several layers share, get the importance of their inputs alone.
+    that the moments of one layer are in memory at a time. Weights with several names, such as an embedding that is
+    tied to the head, get the importance of their inputs alone.
 
     Args:
         original: the checkpoint.
