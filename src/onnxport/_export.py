@@ -193,7 +193,7 @@ def _prepare(
     original = Original(checkpoint, options, source.draft, source.described, adapter, processing)
     precisions = precisions_of(requested.dtypes, requested.quantize_options, is_quantized=checkpoint.is_quantized)
     own = [precision for precision in precisions if precision.float_dtype == options.dtype]
-    directory = readers.enter_context(tempfile.TemporaryDirectory(prefix="onnxport-"))
+    directory = readers.enter_context(tempfile.TemporaryDirectory(prefix="onnxport-", ignore_cleanup_errors=True))
     calibrations = _calibrations(original, blueprint, own, options, Path(directory), report)
     graphs = tuple(
         bind_graphs(blueprint, reader, options.output, one, adapter, calibration)

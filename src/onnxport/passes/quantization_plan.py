@@ -74,8 +74,10 @@ class QuantizedMatrix:
 def joined(matrices: Sequence[QuantizedMatrix]) -> QuantizedMatrix:
     """Return how the rows of several parameters, which are quantized alike, are quantized as one matrix."""
     first, parts = matrices[0], [matrix.rounded for matrix in matrices if matrix.rounded is not None]
-    if len(parts) != len(matrices) or len(parts) == 1:
+    if not parts or len(matrices) == 1:
         return first
+    if len(parts) < len(matrices):
+        raise ValueError("some of the matrices that are packed were rounded, and others weren't")
     points = [part.zero_points for part in parts if part.zero_points is not None]
     rounded = Dequantized(
         concatenate([part.values for part in parts], 0),
