@@ -47,7 +47,7 @@ alone if `onnxport.load` or PyTorch runs it by methods of its own, or it has ran
 _NEW_TOKENS = 12
 _SINGLE = ("WhisperForConditionalGeneration",)
 """Classes that generate for one input at a time in transformers.js."""
-_NAMES = {"VoxtralForConditionalGeneration": {"input_features": "audio_values"}}
+_INPUT_NAMES = {"VoxtralForConditionalGeneration": {"input_features": "audio_values"}}
 """Class to the names of inputs that its processor in transformers.js has others for."""
 
 
@@ -107,7 +107,8 @@ def _reference(model: Any, checkpoint: Path, default: Path, output: Path) -> dic
         if name in _SINGLE or unbatched:
             given = {key: value[:1] for key, value in given.items()}
         passed = {
-            _NAMES.get(name, {}).get(key, key): value[0] if key in unbatched else value for key, value in given.items()
+            _INPUT_NAMES.get(name, {}).get(key, key): value[0] if key in unbatched else value
+            for key, value in given.items()
         }
         with torch.no_grad():
             outputs = call_forward(model, given)

@@ -193,8 +193,7 @@ def _prepare(
     original = Original(checkpoint, options, source.draft, source.described, adapter, processing)
     precisions = precisions_of(requested.dtypes, requested.quantize_options, is_quantized=checkpoint.is_quantized)
     own = [precision for precision in precisions if precision.float_dtype == options.dtype]
-    directory = readers.enter_context(tempfile.TemporaryDirectory(prefix="onnxport-", ignore_cleanup_errors=True))
-    calibrations = _calibrations(original, blueprint, own, options, Path(directory), report)
+    calibrations = _calibrations(original, blueprint, own, options, readers, report)
     graphs = tuple(
         bind_graphs(blueprint, reader, options.output, one, adapter, calibration)
         for one, calibration in zip(own, calibrations, strict=True)
@@ -207,36 +206,37 @@ def _calibrations(
     blueprint: Blueprint,
     precisions: Sequence[Precision],
     options: ExportOptions,
-    directory: Path,
+    readers: ExitStack,
     report: Progress,
-) -> list[Calibration | None]:
-    """Measure inputs of layers for each precision that uses them; None without `--calibration`, and for others.
+) -> list[Calibration]:
+    """Measure inputs of layers for each precision that uses them; nothing without `--calibration`, and for others.
 
     Args:
         original: the checkpoint.
         blueprint: its graphs.
         precisions: the precisions of one floating-point type.
         options: the options, with that type as dtype.
-        directory: directory for matrices that are quantized meanwhile.
+        readers: removes the files of matrices that are quantized meanwhile.
         report: called with the stage.
     """
     if options.calibration is None or options.dry_run or not any(one.is_calibrated for one in precisions):
-        return [None for _ in precisions]
+        return [Calibration() for _ in precisions]
     text = samples.text(options.calibration)
     with exclusive():
         from onnxport.validation.calibration import compensate, measure_importance
 
         if not options.quantize_options.gptq:
             measured = Calibration(measure_importance(original, text, options, report))
-            return [measured if one.is_calibrated else None for one in precisions]
-        found: list[Calibration | None] = []
-        for one in precisions:
-            own = directory / one.name
-            own.mkdir()
-            graphs = zip(blueprint.trace.graphs, blueprint.graphs, strict=True)
-            plan = plan_quantization([(traced.prefix, graph) for traced, graph in graphs], one)
-            found.append(compensate(original, text, options, plan, own, report) if one.is_calibrated else None)
-        return found
+            return [measured if one.is_calibrated else Calibration() for one in precisions]
+        graphs = zip(blueprint.trace.graphs, blueprint.graphs, strict=True)
+        prefixed = [(traced.prefix, graph) for traced, graph in graphs]
+
+        def quantize(precision: Precision) -> Calibration:
+            made = tempfile.TemporaryDirectory(prefix="onnxport-", ignore_cleanup_errors=True)
+            plan, directory = plan_quantization(prefixed, precision), Path(readers.enter_context(made))
+            return compensate(original, text, options, plan, directory, report)
+
+        return [quantize(one) if one.is_calibrated else Calibration() for one in precisions]
 
 
 def _without_adapter(checkpoint: Checkpoint) -> tuple[Checkpoint, Adapter]:

@@ -49,9 +49,8 @@ def test_operators_that_the_opset_has_without_bfloat16_are_rounded_as_in_torch(p
     values = np.linspace(-3, 30, 1000, dtype=np.float32)
     (found,) = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString()).run(None, {"x": values})
     wanted = torch.nn.functional.softplus(torch.from_numpy(values).bfloat16(), threshold=100).float()
-    np.testing.assert_allclose(
-        found, wanted.numpy(), rtol=2**-8
-    )  # one rounding step: exp and log differ in the last bit
+    # one rounding step: exp and log differ in the last bit
+    np.testing.assert_allclose(found, wanted.numpy(), rtol=2**-8)
 
 
 def test_a_bfloat16_model_is_unchanged() -> None:

@@ -86,12 +86,16 @@ def _recomputing(component: ComponentDescription, file: Path) -> ComponentDescri
     for value in [value for value in model.graph.outputs if _CROSS.fullmatch(str(value.name))]:
         model.graph.outputs.remove(value)
     replace_graph(file, model)
-    kept = (
-        [one for one in values if not _CROSS.fullmatch(one.name)] for values in (component.inputs, component.outputs)
+    names = {
+        value.name: _OWN.sub(r"\1.\2.\3", value.name)
+        for value in (*component.inputs, *component.outputs)
+        if not _CROSS.fullmatch(value.name)
+    }
+    rename_values(file, names)
+    inputs, outputs = (
+        tuple(replace(one, name=names[one.name]) for one in values if one.name in names)
+        for values in (component.inputs, component.outputs)
     )
-    inputs, outputs = (tuple(replace(one, name=_OWN.sub(r"\1.\2.\3", one.name)) for one in values) for values in kept)
-    names = [value.name for value in (*component.inputs, *component.outputs) if _OWN.fullmatch(value.name)]
-    rename_values(file, {name: _OWN.sub(r"\1.\2.\3", name) for name in names})
     return replace(component, inputs=inputs, outputs=outputs, absent_inputs=tuple(cross))
 
 

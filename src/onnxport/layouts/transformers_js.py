@@ -162,8 +162,9 @@ def _check(exported: Exported) -> Iterator[str]:
             f"transformers.js 4.3 runs {architecture} with the graphs of the multimodal model, which the export of a "
             "text model doesn't have, and doesn't generate"
         )
-    elif exported.model_type == _IMAGES_TO_TEXT and exported.text_config.get("model_type") not in _DECODERS_OF_IMAGES:
-        decoder = exported.text_config.get("model_type")
+    elif exported.model_type == _IMAGES_TO_TEXT and (
+        (decoder := exported.text_config.get("model_type")) not in _DECODERS_OF_IMAGES
+    ):
         yield f"transformers.js 4.3 knows no cache of a decoder of the type {decoder}, and doesn't generate"
     elif architecture == _SPEECH_TO_TEXT:
         yield f"transformers.js 4.3 passes {architecture} no input_values: it loads the graphs, and can't run them"

@@ -57,6 +57,11 @@ class QuantizedMatrix:
     rounded: Dequantized | None = None
     stored: Stored | None = None
 
+    @property
+    def takes_calibration(self) -> bool:
+        """Whether its integers may be chosen for measured inputs: not if the checkpoint is quantized already."""
+        return isinstance(self.scheme, BlockScheme) and not self.scheme.on_grid
+
     def rows_of(self, parameter: Expression) -> Expression:
         """Return the parameter as a matrix whose rows are quantized, those of all experts one after the other."""
         order = (*range(len(parameter.shape) - 2), -1, -2) if self.by_columns else range(len(parameter.shape))
@@ -145,7 +150,7 @@ def with_importance(plan: Mapping[str, QuantizedMatrix], importance: Mapping[str
     """
     return {
         name: replace(matrix, importance=InMemory(importance[name]))
-        if name in importance and isinstance(matrix.scheme, BlockScheme) and not matrix.scheme.on_grid
+        if name in importance and matrix.takes_calibration
         else matrix
         for name, matrix in plan.items()
     }

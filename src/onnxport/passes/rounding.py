@@ -41,8 +41,9 @@ def _rounded_values(node: ir.Node, version: int, arithmetic: Sequence[str]) -> I
     The tracer leaves out types of values within its functions. Those follow from the other values of the same type in
     the operator's schema.
     """
-    if not defs.has(node.op_type, version, ""):
-        return
+    present = [value for value in (*node.inputs, *node.outputs) if value is not None]
+    if not any(value.dtype == ir.DataType.BFLOAT16 for value in present) or not defs.has(node.op_type, version, ""):
+        return  # the schema of every node of every graph would be looked up
     schema = defs.get_schema(node.op_type, version, "")
     for constraint in schema.type_constraints:
         allowed = set(constraint.allowed_type_strs)

@@ -8,7 +8,7 @@ GPTQ (`weights.compensation`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,12 +55,11 @@ def measure_importance(original: Original, text: str, options: ExportOptions, re
     """
     report("calibrate", None)
     with _reading(original, text, options) as (model, rows):
-        with _sums(model) as sums, torch.no_grad():
+        with _sums(_linear_layers(model), model) as sums, torch.no_grad():
             for row in rows:
                 _read(model, row[None])
         _check_read(model, sums)
-    count = sum(len(row) for row in rows)
-    return {name: (total / count).float().numpy() for name, total in sums.items()}
+    return _means(sums, sum(len(row) for row in rows))
 
 
 def compensate(
@@ -91,12 +90,11 @@ def compensate(
     with _reading(original, text, options) as (model, rows), torch.no_grad():
         whole = [row for row in rows if len(row) == len(rows[0])]
         compensation = _Compensation(model, plan, directory, report)
-        with _sums(model) as sums, compensation.hooked():
+        others = [layer for layer in _linear_layers(model) if layer not in compensation.layers]
+        with _sums(others, model) as sums, compensation.hooked():
             _read(model, torch.stack(whole))
-        _check_read(model, sums)
-    count = len(whole) * len(whole[0])
-    rest = {name: (total / count).float().numpy() for name, total in sums.items() if name not in compensation.rounded}
-    return Calibration(rest, compensation.rounded)
+        _check_read(model, sums or compensation.rounded)
+    return Calibration(_means(sums, len(whole) * len(whole[0])), compensation.rounded)
 
 
 @contextmanager
@@ -142,8 +140,8 @@ def _finish(module: torch.nn.Module, inputs: Any) -> None:
     raise _FinishedError
 
 
-def _check_read(model: PreTrainedModel, sums: Mapping[str, torch.Tensor]) -> None:
-    if not sums:
+def _check_read(model: PreTrainedModel, found: Mapping[str, Any]) -> None:
+    if not found:
         raise OptionError(
             f"--calibration is for models of text, and {type(model).__name__} didn't read it: leave it out"
         )
@@ -159,6 +157,7 @@ class _Compensation:
         report: called with the fraction of the weights that have been quantized.
 
     Attributes:
+        layers: the layers that are quantized, with the full names of their weights.
         rounded: full name of a parameter to its quantized matrix.
     """
 
@@ -166,25 +165,20 @@ class _Compensation:
         self, model: PreTrainedModel, plan: Mapping[str, QuantizedMatrix], directory: Path, report: Progress
     ) -> None:
         self.rounded: dict[str, Dequantized] = {}
-        self._layers: dict[torch.nn.Module, str] = {}
+        self.layers: dict[torch.nn.Module, str] = {}
         self._plan, self._directory, self._report = plan, directory, report
         names = _names_of_parameters(model)
         for layer in _linear_layers(model):
             (name, *others) = names.get(id(layer.weight), [""])
             matrix = plan.get(name)
-            if (
-                not others
-                and matrix is not None
-                and isinstance(matrix.scheme, BlockScheme)
-                and not matrix.scheme.on_grid
-            ):
-                self._layers[layer] = name
+            if not others and matrix is not None and matrix.takes_calibration:
+                self.layers[layer] = name
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
         """Quantize the weights of layers that are called in this block."""
-        handles = [layer.register_forward_pre_hook(self._quantize) for layer in self._layers]
-        handles += [layer.register_forward_hook(self._replace) for layer in self._layers]
+        handles = [layer.register_forward_pre_hook(self._quantize) for layer in self.layers]
+        handles += [layer.register_forward_hook(self._replace) for layer in self.layers]
         try:
             yield
         finally:
@@ -192,25 +186,25 @@ class _Compensation:
                 handle.remove()
 
     def _quantize(self, layer: Any, inputs: Any) -> None:
-        name = self._layers[layer]
-        if name in self.rounded:  # several modules call it
+        name = self.layers[layer]
+        if name in self.rounded:  # the layer is called several times
             return
         given = inputs[0].detach().reshape(-1, inputs[0].shape[-1]).float()
         # Each token counts the same: a few, such as the first one, have states that are a thousand times as large.
         given = torch.nn.functional.normalize(given, dim=-1)
         moments = ((given.T @ given) / len(given)).double().cpu().numpy()
         weight: torch.Tensor = layer.weight.detach().clone()
-        dtype = TorchTensor(weight.new_zeros(1).cpu()).dtype.numpy()
+        dtype = TorchTensor(weight).dtype.numpy()
         rows = (weight.T if self._plan[name].by_columns else weight).float().cpu().contiguous().numpy()
         scheme = self._plan[name].scheme
         assert isinstance(scheme, BlockScheme)
         parts = compensated(rows, moments, scheme, dtype)
         mapped = {part: self._mapped(part, array) for part, array in parts.items()}
         self.rounded[name] = quantized_already(mapped, scheme, rows.shape[1])
-        self._report("quantize for the text", len(self.rounded) / len(self._layers))
+        self._report("quantize for the text", len(self.rounded) / len(self.layers))
 
     def _replace(self, layer: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        name = self._layers[layer]
+        name = self.layers[layer]
         weight = as_tensor(self.rounded[name], NO_FILES).to(output)
         return torch.nn.functional.linear(inputs[0], weight, layer.bias)
 
@@ -229,9 +223,13 @@ def _names_of_parameters(model: PreTrainedModel) -> dict[int, list[str]]:
     return names
 
 
+def _means(sums: Mapping[str, torch.Tensor], count: int) -> dict[str, Array]:
+    return {name: (total / count).float().numpy() for name, total in sums.items()}
+
+
 @contextmanager
-def _sums(model: PreTrainedModel) -> Iterator[dict[str, torch.Tensor]]:
-    """Yield the sums of squares of the inputs of linear layers, by the names of their weights."""
+def _sums(layers: Sequence[torch.nn.Module], model: PreTrainedModel) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield the sums of squares of the inputs of a model's layers, by the names of their weights."""
     names = _names_of_parameters(model)
     sums: dict[str, torch.Tensor] = {}
 
@@ -241,7 +239,7 @@ def _sums(model: PreTrainedModel) -> Iterator[dict[str, torch.Tensor]]:
         for name in names.get(id(module.weight), ()):
             sums[name] = sums[name] + total if name in sums else total
 
-    handles = [layer.register_forward_pre_hook(add) for layer in _linear_layers(model)]
+    handles = [layer.register_forward_pre_hook(add) for layer in layers]
     try:
         yield sums
     finally:

@@ -398,12 +398,9 @@ def quantized_already(parts: Mapping[Part, Array], scheme: BlockScheme, columns:
         scheme: how it is quantized.
         columns: its number of columns.
     """
-    values, scales, points = (InMemory(parts[name]) if name in parts else None for name in _BLOCK_PARTS)
-    assert values is not None and scales is not None
+    points = InMemory(parts["zero_points"]) if "zero_points" in parts else None
+    values, scales = InMemory(parts["values"]), InMemory(parts["scales"])
     return Dequantized(values, scales, points, scheme, (values.shape[0], columns))
-
-
-_BLOCK_PARTS: tuple[Part, ...] = ("values", "scales", "zero_points")
 
 
 @dataclass(frozen=True)
