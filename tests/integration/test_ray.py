@@ -17,6 +17,7 @@ from conformance.matrix.tiny import checkpoint_of
 from onnxport import ExportOptions
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.ray import Predictor, run_tasks
+from onnxport.ray._columns import TextColumn
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.light import LightModel
 from onnxport.runtime.tokenizer import DirectoryTokenizer
@@ -60,6 +61,18 @@ def test_an_embedding_is_that_of_the_text_alone(embedder: Path) -> None:
     longer = "a text of more tokens than the model has positions" * 3
     both = predict({"title": column(longer, longer + " and its end")})["embedding"]
     np.testing.assert_allclose(both[0, :8], both[1, :8], atol=1e-5)
+
+
+def test_a_long_text_is_no_padding_of_short_ones(embedder: Path) -> None:
+    texts = ["one two", "one " * 12, *["one two"] * 60, "three"]
+    sizes = [
+        array.shape for _, feed in TextColumn(Directory(embedder)).runs(texts, 32) for array in [feed["input_ids"]]
+    ]
+    longest = max(length for _, length in sizes)
+    assert (1, longest) in sizes, "the long text is computed alone"
+    assert sum(rows for rows, _ in sizes) == len(texts)
+    assert max(rows for rows, _ in sizes) <= 32
+    assert len(sizes) == 3, "texts of one length aren't cut in more runs than needed"
 
 
 def test_labels_are_those_of_the_pipeline(classifier: Path) -> None:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Run = tuple[list[int], dict[str, "NDArray[Any]"]]
 """Indices of rows, and the inputs of the graph for them."""
+_TOKENS_OF_A_RUN = 32
+"""How many tokens take as long as what a run costs beside its tokens, on a CPU: about 22 for MiniLM on one thread,
+where 64 tokens take 12.1 ms, and many tokens 0.14 ms each (ONNX Runtime 1.32)."""
 
 
 class Column:
@@ -70,9 +73,8 @@ class Column:
             values: result of `read`.
             batch_size: the largest number of rows in one run.
         """
-        for start in range(0, len(values), batch_size):
-            rows = list(range(start, min(start + batch_size, len(values))))
-            yield rows, self._inputs([values[row] for row in rows])
+        for part in _full_runs(len(values), batch_size):
+            yield list(range(part.start, part.stop)), self._inputs(list(values[part]))
 
     def _value(self, entry: Any) -> Any:
         raise NotImplementedError
@@ -96,8 +98,10 @@ class TextColumn(Column):
         """Yield the inputs of the graph, the longest texts first."""
         rows = self._tokenizer.encode_each([self._prefix + text for text in values], self._longest)
         order = sorted(range(len(rows)), key=lambda row: -len(rows[row].ids))
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
+        lengths = [len(rows[row].ids) for row in order]
+        on_cpu = self._directory.settings.device_type == "cpu"  # a GPU computes few rows no faster than many
+        for part in _least_padding(lengths, batch_size) if on_cpu else _full_runs(len(order), batch_size):
+            chosen = order[part]
             feed = self._tokenizer.pad([rows[row] for row in chosen])
             yield chosen, {name: array for name, array in feed.items() if name in self._directory.input_names}
 
@@ -105,6 +109,32 @@ class TextColumn(Column):
         if not isinstance(entry, str):
             raise TypeError("a string is required")
         return entry
+
+
+def _full_runs(rows: int, batch_size: int) -> list[slice]:
+    """Return runs of `batch_size` rows, and one of the rest."""
+    return [slice(start, min(start + batch_size, rows)) for start in range(0, rows, batch_size)]
+
+
+def _least_padding(lengths: Sequence[int], batch_size: int) -> list[slice]:
+    """Return the runs that compute the fewest tokens, padding included.
+
+    Args:
+        lengths: number of tokens of each text, the longest first.
+        batch_size: the largest number of texts in one run.
+    """
+    sizes = np.asarray(lengths, np.float64)
+    tokens, starts = np.zeros(len(sizes) + 1), np.zeros(len(sizes) + 1, np.int64)
+    for stop in range(1, len(sizes) + 1):  # the best runs of the texts before `stop`, by where the last run starts
+        start = np.arange(max(0, stop - batch_size), stop)
+        total = tokens[start] + (stop - start) * sizes[start] + _TOKENS_OF_A_RUN
+        starts[stop], tokens[stop] = start[total.argmin()], total.min()
+    runs: list[slice] = []
+    stop = len(sizes)
+    while stop:
+        runs.append(slice(int(starts[stop]), stop))
+        stop = runs[-1].start
+    return runs[::-1]
 
 
 def _max_length(directory: Directory) -> int | None:
