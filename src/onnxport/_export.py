@@ -50,6 +50,7 @@ from onnxport.passes.quantize import plan_quantization
 from onnxport.patching.scope import exclusive
 from onnxport.validation.report import ValidationReport, merged, of_precision
 from onnxport.weights.precision import Precision, precisions_of
+from onnxport.weights.quantization import BlockScheme
 
 logger = logging.getLogger(__name__)
 
@@ -225,18 +226,18 @@ def _calibrations(
     with exclusive():
         from onnxport.validation.calibration import compensate, measure_importance
 
-        if not options.quantize_options.gptq:
-            measured = Calibration(measure_importance(original, text, options, report))
-            return [measured if one.is_calibrated else Calibration() for one in precisions]
+        importance = measure_importance(original, text, options, report)
         graphs = zip(blueprint.trace.graphs, blueprint.graphs, strict=True)
         prefixed = [(traced.prefix, graph) for traced, graph in graphs]
 
-        def quantize(precision: Precision) -> Calibration:
+        def calibrate(precision: Precision) -> Calibration:
+            if not options.quantize_options.gptq or not isinstance(precision.scheme, BlockScheme):
+                return Calibration(importance)
             made = tempfile.TemporaryDirectory(prefix="onnxport-", ignore_cleanup_errors=True)
             plan, directory = plan_quantization(prefixed, precision), Path(readers.enter_context(made))
-            return compensate(original, text, options, plan, directory, report)
+            return Calibration(importance, compensate(original, text, options, plan, directory, report))
 
-        return [quantize(one) if one.is_calibrated else Calibration() for one in precisions]
+        return [calibrate(one) if one.is_calibrated else Calibration() for one in precisions]
 
 
 def _without_adapter(checkpoint: Checkpoint) -> tuple[Checkpoint, Adapter]:

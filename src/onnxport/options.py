@@ -255,8 +255,8 @@ class ExportOptions:
     calibration: str | None = field(
         default=None,
         metadata={
-            "help": "text file that the original reads to choose the scales of quantized weights, and on which the "
-            "loss of language models is measured (default: no calibration, and the package's text)"
+            "help": "text file that the original reads, so that weights are quantized for such inputs, and on which "
+            "the loss of language models is measured (default: no calibration, and the package's text)"
         },
     )
     device: str = field(

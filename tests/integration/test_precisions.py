@@ -190,22 +190,25 @@ def test_calibration_weighs_the_inputs_that_matter(tmp_path: Path) -> None:
     checkpoint, text, model = reading_model(tmp_path)
     ids = transformers.AutoTokenizer.from_pretrained(checkpoint)("the house stands", return_tensors="pt")["input_ids"]
     wanted = model(ids).logits.detach().numpy()
-    errors = {}
+    errors: dict[str, dict[str, float]] = {"q4": {}, "q8": {}}
     settings = {"plain": (None, False), "calibrated": (str(text), False), "gptq": (str(text), True)}
     for name, (calibration, gptq) in settings.items():
         quantize = QuantizeOptions(gptq=gptq)
-        options = ExportOptions(dtype="q4", calibration=calibration, quantize_options=quantize, validate="none")
+        options = ExportOptions(dtype="q4,q8", calibration=calibration, quantize_options=quantize, validate="none")
         onnxport.export(checkpoint, tmp_path / name, options)
-        found = np.asarray(onnxport.load(tmp_path / name)(input_ids=ids).logits)
-        errors[name] = np.square(found - wanted).mean()
-    assert errors["gptq"] < errors["calibrated"] < errors["plain"]
+        for dtype, found in errors.items():
+            logits = np.asarray(onnxport.load(tmp_path / name, dtype=dtype)(input_ids=ids).logits)
+            found[name] = float(np.square(logits - wanted).mean())
+    assert errors["q4"]["gptq"] < errors["q4"]["calibrated"] < errors["q4"]["plain"]
+    assert errors["q8"]["gptq"] == errors["q8"]["calibrated"] < errors["q8"]["plain"]
 
 
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
         ("llama", {"optimize": "cpu"}),
-        ("gpt2", {}),
+        ("gpt2", {"dtype": "q4,q8"}),  # an embedding that is looked up, and multiplied with as the head
+        ("llama", {"dtype": "q8,q4,uint8", "optimize": "cpu"}),
         ("llama", {"dtype": "q4,q4f16", "quantize_options": QuantizeOptions(gptq=True, symmetric=False)}),
     ],
 )

@@ -28,7 +28,7 @@ from onnxport.weights.building import cut, transpose
 from onnxport.weights.expressions import Concatenate, Expression
 from onnxport.weights.parameters import Parameter, ParameterTensor, parameters_of
 from onnxport.weights.precision import Precision
-from onnxport.weights.quantization import BlockScheme, Dequantized, Nf4Scheme, Part, RowScheme, quantized
+from onnxport.weights.quantization import BlockScheme, Dequantized, Nf4Scheme, Part, RowScheme
 
 MICROSOFT = "com.microsoft"
 """Domain of ONNX Runtime's operators."""
@@ -263,12 +263,18 @@ class _Tensors:
             return self._matrix.rounded
         index = expert or 0
         rows = cut(self._rows, 0, index * self._height, (index + 1) * self._height)
-        return quantized(rows, self._matrix.scheme, self._matrix.importance)
+        return self._matrix.quantized(rows)
 
     def of(self, part: Part, expert: int | None) -> ir.Value | None:
         """Return a part of the quantized matrix; None if it has no such part."""
         expression = getattr(self.dequantized(expert), part)
         return None if expression is None else self.tensor(part, expression, expert)
+
+    @property
+    def smoothing(self) -> ir.Value | None:
+        """What the inputs of the layer, and looked-up rows, are multiplied with; None if they aren't."""
+        factors = self._matrix.smoothing
+        return None if factors is None else self.constant("smoothing", 1 / factors.array[0])
 
     def tensor(self, suffix: str, expression: Expression, expert: int | None = None) -> ir.Value:
         """Return the initializer of an expression."""
@@ -295,20 +301,28 @@ class _Activations:
 
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
-        self._quantized: dict[ir.Value, ir.Node] = {}
+        self._quantized: dict[tuple[ir.Value, bytes], ir.Node] = {}
 
-    def of(self, value: ir.Value, before: ir.Node) -> ir.Node:
-        """Return the `DynamicQuantizeLinear` of a value, which is inserted before a node if there is none yet."""
-        if value not in self._quantized:
-            node = node_like("DynamicQuantizeLinear", [value], before)
+    def of(self, value: ir.Value, before: ir.Node, smoothing: ir.Value | None) -> ir.Node:
+        """Return the `DynamicQuantizeLinear` of a value, which is inserted before a node if there is none yet.
+
+        Args:
+            value: the activation.
+            before: a node that uses it.
+            smoothing: initializer of what it is multiplied with; None if it isn't.
+        """
+        factors = b"" if smoothing is None or smoothing.const_value is None else smoothing.const_value.tobytes()
+        if (value, factors) not in self._quantized:
+            nodes = [] if smoothing is None else [node_like("Mul", [value, smoothing], before)]
+            node = node_like("DynamicQuantizeLinear", [nodes[0].outputs[0] if nodes else value], before)
             node.resize_outputs(3)
             producer = value.producer()
             if producer is None:
-                self._graph.insert_before(self._graph[0], node)
+                self._graph.insert_before(self._graph[0], [*nodes, node])
             else:
-                self._graph.insert_after(producer, node)
-            self._quantized[value] = node
-        return self._quantized[value]
+                self._graph.insert_after(producer, [*nodes, node])
+            self._quantized[value, factors] = node
+        return self._quantized[value, factors]
 
 
 def _block_nodes(use: MatrixUse, tensors: _Tensors, scheme: BlockScheme, accuracy_level: int) -> list[ir.Node]:
@@ -348,8 +362,10 @@ def _row_nodes(
     values, scales = tensors.of("values", use.expert), tensors.of("scales", use.expert)
     assert values is not None and scales is not None
     point = tensors.constant("zero_point", np.array(scheme.zero_point, np.int8 if scheme.signed else np.uint8))
+    smoothing = tensors.smoothing
     if use.is_lookup:
-        return _looked_up(node, values, scales, point, tensors.constant("last", np.array([-1], np.int64)))
+        found = _looked_up(node, values, scales, point, tensors.constant("last", np.array([-1], np.int64)))
+        return found if smoothing is None else [*found, node_like("Mul", [found[-1].outputs[0], smoothing], node)]
     nodes = []
     if is_shared:
         nodes.append(node_like("Transpose", [values], node))
@@ -361,7 +377,7 @@ def _row_nodes(
         values = tensors.tensor("values_transposed", expression, use.expert)
     left = node.inputs[0]
     assert left is not None
-    activation = activations.of(left, node)
+    activation = activations.of(left, node, smoothing)
     data, step, zero = activation.outputs
     product = node_like("MatMulInteger", [data, values, zero, point], node)
     to_float = node_like("Cast", [product.outputs[0]], node, {"to": ir.DataType.FLOAT})

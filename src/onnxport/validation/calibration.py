@@ -8,7 +8,7 @@ GPTQ (`weights.compensation`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from onnxport.blueprints.original import Original
 from onnxport.description.lengths import positions_of
 from onnxport.errors import OptionError
 from onnxport.options import ExportOptions, Progress
-from onnxport.passes.quantization_plan import Calibration, QuantizedMatrix
+from onnxport.passes.quantization_plan import QuantizedMatrix
 from onnxport.validation.memory import choose_strategy
 from onnxport.validation.on_demand import as_tensor
 from onnxport.validation.original import original_model
@@ -55,11 +55,15 @@ def measure_importance(original: Original, text: str, options: ExportOptions, re
     """
     report("calibrate", None)
     with _reading(original, text, options) as (model, rows):
-        with _sums(_linear_layers(model), model) as sums, torch.no_grad():
+        with _sums(model) as sums, torch.no_grad():
             for row in rows:
                 _read(model, row[None])
-        _check_read(model, sums)
-    return _means(sums, sum(len(row) for row in rows))
+        if not sums:
+            raise OptionError(
+                f"--calibration is for models of text, and {type(model).__name__} didn't read it: leave it out"
+            )
+        count = sum(len(row) for row in rows)
+    return {name: (total / count).float().numpy() for name, total in sums.items()}
 
 
 def compensate(
@@ -69,12 +73,12 @@ def compensate(
     plan: Mapping[str, QuantizedMatrix],
     directory: Path,
     report: Progress,
-) -> Calibration:
+) -> dict[str, Dequantized]:
     """Quantize the weights of linear layers with GPTQ, in the order in which the original uses them.
 
     The inputs of a layer are those that it gets from quantized layers before. All texts are read in one forward, so
     that the moments of one layer are in memory at a time. Weights with several names, such as an embedding that is
-    tied to the head, get the importance of their inputs alone.
+    tied to the head, are left out.
 
     Args:
         original: the checkpoint.
@@ -84,17 +88,18 @@ def compensate(
         directory: directory for the quantized weights, which stay in files.
         report: called with the stage, and the fraction of the weights that have been quantized.
 
+    Returns:
+        Full name of a weight to its quantized matrix.
+
     Raises:
         OptionError: the model doesn't read text, or its checkpoint has no tokenizer.
     """
     with _reading(original, text, options) as (model, rows), torch.no_grad():
         whole = [row for row in rows if len(row) == len(rows[0])]
         compensation = _Compensation(model, plan, directory, report)
-        others = [layer for layer in _linear_layers(model) if layer not in compensation.layers]
-        with _sums(others, model) as sums, compensation.hooked():
+        with compensation.hooked():
             _read(model, torch.stack(whole))
-        _check_read(model, sums or compensation.rounded)
-    return Calibration(_means(sums, len(whole) * len(whole[0])), compensation.rounded)
+    return compensation.rounded
 
 
 @contextmanager
@@ -140,13 +145,6 @@ def _finish(module: torch.nn.Module, inputs: Any) -> None:
     raise _FinishedError
 
 
-def _check_read(model: PreTrainedModel, found: Mapping[str, Any]) -> None:
-    if not found:
-        raise OptionError(
-            f"--calibration is for models of text, and {type(model).__name__} didn't read it: leave it out"
-        )
-
-
 class _Compensation:
     """Quantize the weight of each linear layer when its inputs are known, and let the layer compute with it.
 
@@ -171,7 +169,7 @@ class _Compensation:
         for layer in _linear_layers(model):
             (name, *others) = names.get(id(layer.weight), [""])
             matrix = plan.get(name)
-            if not others and matrix is not None and matrix.takes_calibration:
+            if not others and matrix is not None and matrix.takes_compensation:
                 self.layers[layer] = name
 
     @contextmanager
@@ -223,13 +221,9 @@ def _names_of_parameters(model: PreTrainedModel) -> dict[int, list[str]]:
     return names
 
 
-def _means(sums: Mapping[str, torch.Tensor], count: int) -> dict[str, Array]:
-    return {name: (total / count).float().numpy() for name, total in sums.items()}
-
-
 @contextmanager
-def _sums(layers: Sequence[torch.nn.Module], model: PreTrainedModel) -> Iterator[dict[str, torch.Tensor]]:
-    """Yield the sums of squares of the inputs of a model's layers, by the names of their weights."""
+def _sums(model: PreTrainedModel) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield the sums of squares of the inputs of a model's linear layers, by the names of their weights."""
     names = _names_of_parameters(model)
     sums: dict[str, torch.Tensor] = {}
 
@@ -239,7 +233,7 @@ def _sums(layers: Sequence[torch.nn.Module], model: PreTrainedModel) -> Iterator
         for name in names.get(id(module.weight), ()):
             sums[name] = sums[name] + total if name in sums else total
 
-    handles = [layer.register_forward_pre_hook(add) for layer in layers]
+    handles = [layer.register_forward_pre_hook(add) for layer in _linear_layers(model)]
     try:
         yield sums
     finally:

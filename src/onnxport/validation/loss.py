@@ -40,6 +40,7 @@ _OUTPUTS = ("logits", "sentence_embedding")
 _LEAST = {"top-1 agreement": 0.9, "cosine": 0.99}
 """Measures below which a warning names the loss."""
 
+_REMEDY_OF_ROWS = "--calibration FILE, or --quantize-options weight_only,"
 _REMEDY_OF_BLOCKS = "--quantize-options lm_head=8, or --dtype q8 --quantize-options weight_only,"
 
 
@@ -178,7 +179,7 @@ def _cosine(one: NDArray[Any], other: NDArray[Any]) -> float:
 def _warn(loss: Loss) -> None:
     """Name a large loss, and what loses less."""
     is_rounded = loss.precision in ("q8", "int8", "uint8")
-    remedy = "--quantize-options weight_only" if is_rounded else _REMEDY_OF_BLOCKS
+    remedy = _REMEDY_OF_ROWS if is_rounded else _REMEDY_OF_BLOCKS
     for name, least in _LEAST.items():
         value = loss.measures.get(name, 1.0)
         if value < least:

@@ -51,8 +51,8 @@ class Precision:
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether scales are chosen with measured weights, if there are any."""
-        return isinstance(self.scheme, BlockScheme) and not self.keeps_grids
+        """Whether matrices are quantized for the inputs that a text gives, if there is one."""
+        return isinstance(self.scheme, BlockScheme | RowScheme) and not self.keeps_grids
 
 
 def precisions_of(dtypes: tuple[Dtype, ...], options: QuantizeOptions, *, is_quantized: bool) -> tuple[Precision, ...]:
