@@ -18,6 +18,8 @@ RTOL = {"fp32": 5e-4, "fp16": 2e-2, "bf16": 1e-1}
 Measured for fp32: 1.5e-4 for the 30 layers of SmolLM2-135M with a random past, at most 1e-5 for shallow models."""
 MIN_ATOL = {"fp32": 0.0, "fp16": 1e-3, "bf16": 1e-2}
 """Lower bounds of the absolute tolerance: the resolution of the type for values near 1."""
+_OWN_ROUNDING = 2.0
+"""The original's own rounding error, and one of the same size of the graph."""
 DRAWN = 0.5
 """What a graph or model that is compared draws from the standard normal distribution, and from [0, 1)."""
 
@@ -29,10 +31,13 @@ class Tolerance:
     Attributes:
         atol: absolute tolerance.
         rtol: tolerance relative to the output's largest finite magnitude.
+        own_rounding: multiple of the original's difference from itself in float32 that a 16-bit output may have in any
+            case; 0 for none.
     """
 
     atol: float
     rtol: float
+    own_rounding: float = 0.0
 
 
 def default_tolerance(atol: float, dtype: FloatDtype) -> Tolerance:
@@ -47,5 +52,7 @@ def default_tolerance(atol: float, dtype: FloatDtype) -> Tolerance:
 
 def tolerance_of(graph: GraphDescription, options: ValidationOptions) -> Tolerance:
     """Return the tolerance of a graph's validation: the user's option if set, else the description's."""
+    if options.atol is None and options.rtol is None:
+        return Tolerance(graph.atol, graph.rtol, _OWN_ROUNDING)
     atol = graph.atol if options.atol is None else options.atol
     return Tolerance(atol, graph.rtol if options.rtol is None else options.rtol)

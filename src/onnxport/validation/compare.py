@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def compare(name: str, original: NDArray[Any], graph: NDArray[Any], tolerance: Tolerance) -> OutputDifference:
+def compare(
+    name: str, original: NDArray[Any], graph: NDArray[Any], tolerance: Tolerance, least: float = 0.0
+) -> OutputDifference:
     """Compare an output's shape, dtype and values.
 
     NaN equals NaN and an infinity equals itself: a graph that reproduces them reproduces the original.
@@ -23,6 +25,7 @@ def compare(name: str, original: NDArray[Any], graph: NDArray[Any], tolerance: T
         original: PyTorch's output.
         graph: ONNX Runtime's output.
         tolerance: bounds, see `onnxport.description.tolerances`.
+        least: difference that is allowed in any case.
     """
     if original.shape != graph.shape:
         return _failed(name, graph, f"shape {graph.shape}, the original has {original.shape}")
@@ -39,7 +42,7 @@ def compare(name: str, original: NDArray[Any], graph: NDArray[Any], tolerance: T
     max_abs = float(difference.max(initial=0.0))
     above_atol = magnitude > tolerance.atol
     max_rel = float((difference[above_atol] / magnitude[above_atol]).max(initial=0.0))
-    allowed = tolerance.atol + tolerance.rtol * float(magnitude.max(initial=0.0))
+    allowed = max(least, tolerance.atol + tolerance.rtol * float(magnitude.max(initial=0.0)))
     problem = "" if max_abs <= allowed else f"differs by {max_abs:.3g}, allowed is {allowed:.3g}"
     return OutputDifference(name, str(graph.dtype), graph.shape, max_abs, max_rel, not problem, problem, allowed)
 
