@@ -320,4 +320,6 @@ def test_the_worst_status_is_reported() -> None:
     assert merged([report("passed"), report("partial", "a part")]).status == "partial"
     assert merged([report("passed"), report("partial", "a part")]).note == "a part"
     assert merged([report("failed"), report("partial")]).status == "failed"
-    assert merged([report("skipped"), report("passed")]).status == "skipped"
+    assert merged([report("skipped"), report("passed")]).status == "partial"
+    assert merged([report("skipped"), report("failed")]).status == "failed"
+    assert merged([report("skipped"), report("skipped")]).status == "skipped"

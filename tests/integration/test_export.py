@@ -113,6 +113,17 @@ def test_a_graph_that_onnxruntime_cannot_run_is_not_validated(bert: Path, tmp_pa
     assert result.manifest.components[0].outputs[0].dtype == "bfloat16"
     assert result.manifest.validation["status"] == "skipped"
     assert "no bfloat16 kernels" in result.manifest.validation["note"]
+    assert onnxport.validate(tmp_path / "out").status == "skipped"
+
+
+def test_what_is_beside_a_graph_that_cannot_be_run_is_validated(bert: Path, tmp_path: Path) -> None:
+    options = onnxport.ExportOptions(dtype="fp32,bf16,q8")
+    validation = onnxport.export(bert, tmp_path / "out", options).manifest.validation
+    assert validation["status"] == "partial"
+    assert validation["note"].startswith("bf16: ONNX Runtime's CPU provider has no bfloat16 kernels")
+    assert {case["component"] for case in validation["cases"]} >= {"model fp32", "model q8"}
+    again = onnxport.validate(tmp_path / "out")
+    assert (again.status, again.note.split(":")[0]) == ("partial", "bf16")
 
 
 def test_feature_names_of_4_37_and_tasks_of_today(bert: Path, tmp_path: Path) -> None:

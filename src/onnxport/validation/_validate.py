@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,7 @@ def _validate_precision(
     from onnxport.description.tolerances import tolerance_of
     from onnxport.runtime.directory import Directory
     from onnxport.runtime.settings import RunSettings
-    from onnxport.validation.exported import request_for
+    from onnxport.validation.exported import proved_or_skipped, request_for
     from onnxport.validation.image_processing import compare_image_processing
     from onnxport.validation.memory import choose_strategy
     from onnxport.validation.original import original_model
@@ -119,7 +120,9 @@ def _validate_precision(
                 results=results,
                 model_names=component.model_names,
             )
-            proved = prove(request, options.validate, tolerance_of(graph, options.validation), progress)
+            tolerance = tolerance_of(graph, options.validation)
+            proof = partial(prove, request, options.validate, tolerance, progress)
+            proved = proved_or_skipped(proof, options.validation, tolerance)
             named = dtype if plan or len(manifest.dtypes) > 1 else ""
             yield with_note(of_precision(proved, named), note)
         if processing is not None:

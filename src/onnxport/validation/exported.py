@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,15 +92,16 @@ def validate_export(
                 results=_results(original),
             )
             tolerance = tolerance_of(graph, options.validation)
-            try:
-                validation = prove(request, options.validate, tolerance, report)
-            except NoKernelError as error:
-                validation = _skipped_without_kernel(error, options.validation, tolerance)
-            reports.append(validation)
+            reports.append(
+                proved_or_skipped(
+                    partial(prove, request, options.validate, tolerance, report), options.validation, tolerance
+                )
+            )
         reports += _images(original, bound.blueprint, reports[0])
-        if export is not None and is_used and merged(reports).status != "skipped":
+        is_run = all(one.status != "skipped" for one in reports)
+        if export is not None and is_used and is_run:
             reports.append(_use(export, described, model, original, options, report))
-    if original.adapter is not None and merged(reports).status != "skipped":
+    if original.adapter is not None and is_run:
         reports += _with_adapter(written, bound, original, options, strategy, report)
     return with_note(merged(reports), note)
 
@@ -235,15 +237,26 @@ def request_for(graph: GraphDescription, model: PreTrainedModel, directory: Path
     )
 
 
-def _skipped_without_kernel(error: NoKernelError, options: ValidationOptions, tolerance: Tolerance) -> ValidationReport:
-    """Return the report of a validation that is skipped because ONNX Runtime lacks a kernel.
+def proved_or_skipped(
+    proof: Callable[[], ValidationReport], options: ValidationOptions, tolerance: Tolerance
+) -> ValidationReport:
+    """Compare a graph; the validation of one in bfloat16, for which ONNX Runtime lacks kernels, is skipped.
+
+    Args:
+        proof: compares it.
+        options: the options, with its floating-point type.
+        tolerance: bounds of the comparison.
 
     Raises:
-        NoKernelError: the dtype isn't bfloat16, for which ONNX Runtime is known to lack kernels.
+        NoKernelError: ONNX Runtime lacks a kernel for another type.
     """
-    if options.dtype != "bf16":
-        raise error
-    note = f"ONNX Runtime's CPU provider has no bfloat16 kernels, nothing was compared: {error}"
+    try:
+        return proof()
+    except NoKernelError as error:
+        if options.dtype != "bf16":
+            raise
+        problem = str(error)
+    note = f"ONNX Runtime's CPU provider has no bfloat16 kernels, nothing was compared: {problem}"
     return ValidationReport("skipped", options.validate, tolerance.atol, tolerance.rtol, note=note)
 
 
@@ -323,9 +336,11 @@ def _validate_reduced(
         tolerance = tolerance_of(graph, options.validation)
         request = request_for(graph, reduced.model, reduced.directory, Strategy("reduced"))
         proof = ReducedProof(request, reduced.layers, reduced.depth)
-        try:
-            validation = prove_reduced(proof, digests, options.validate, tolerance, report)
-        except NoKernelError as error:
-            validation = _skipped_without_kernel(error, options.validation, tolerance)
-        reports.append(validation)
+        reports.append(
+            proved_or_skipped(
+                partial(prove_reduced, proof, digests, options.validate, tolerance, report),
+                options.validation,
+                tolerance,
+            )
+        )
     return merged([*reports, *_images(original, bound.blueprint, reports[0])])

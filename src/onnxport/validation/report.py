@@ -78,7 +78,8 @@ class ValidationReport:
     """Hold the results of a validation.
 
     Attributes:
-        status: `passed`; `failed`; `partial` if only a reduced model could be run, and it passed; or `skipped`.
+        status: `passed`; `failed`; `partial` if a part passed, a reduced model or some of the graphs, and the rest
+            couldn't be run; or `skipped`.
         level: the requested level.
         atol: absolute tolerance.
         rtol: relative tolerance.
@@ -123,10 +124,16 @@ class ValidationReport:
 
 
 def merged(reports: Sequence[ValidationReport]) -> ValidationReport:
-    """Merge the reports of several graphs, with the worst status and the largest tolerances."""
+    """Merge the reports of several graphs, with the worst status and the largest tolerances.
+
+    If some graphs were compared and others skipped, the status is `partial`.
+    """
     statuses = {report.status for report in reports}
+    if "skipped" in statuses and len(statuses) > 1:
+        statuses.add("partial")
+        statuses.remove("skipped")
     return ValidationReport(
-        next(status for status in ("failed", "skipped", "partial", "passed") if status in statuses),
+        next(status for status in ("failed", "partial", "skipped", "passed") if status in statuses),
         reports[0].level,
         max(report.atol for report in reports),
         max(report.rtol for report in reports),
@@ -150,8 +157,8 @@ def _sizes(sizes: dict[str, int]) -> str:
 
 
 def of_precision(report: ValidationReport, precision: str) -> ValidationReport:
-    """Return the report with a precision beside the names of the graphs; unchanged if it is empty."""
+    """Return the report with a precision beside the names of the graphs and its note; unchanged if it is empty."""
     if not precision:
         return report
     cases = (replace(case, component=f"{case.component} {precision}") for case in report.cases)
-    return replace(report, cases=tuple(cases))
+    return replace(report, cases=tuple(cases), note=f"{precision}: {report.note}" if report.note else "")
