@@ -11,9 +11,16 @@ import onnxruntime as ort
 import pytest
 import torch
 from numpy.typing import NDArray
-from transformers import GPT2Config, VisionEncoderDecoderConfig, VisionEncoderDecoderModel, ViTConfig
+from transformers import (
+    EmbeddingGemma2Model,
+    GPT2Config,
+    VisionEncoderDecoderConfig,
+    VisionEncoderDecoderModel,
+    ViTConfig,
+)
 
 import onnxport
+from conformance.matrix.tiny import checkpoint_of
 from onnxport import ExportOptions
 from onnxport.errors import OptionError
 from onnxport.layouts import rearrange
@@ -205,3 +212,65 @@ def test_token_embeddings_merge_the_features_of_images_for_genai(
     found = onnxport.verify(tmp_path / "out")
     assert found.problems == ()
     assert found.not_run == {"fp32": "the client of the layout genai alone runs the graphs"}
+
+
+@pytest.fixture(scope="module")
+def multimodal_encoder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch.Tensor], NDArray[Any]]:
+    """Export EmbeddingGemma 2; return the directory, inputs with an image and padded audio, and the hidden states."""
+    parent = tmp_path_factory.mktemp("encoder")
+    source, _ = checkpoint_of("embedding_gemma2", "feature-extraction", parent)
+    model = EmbeddingGemma2Model.from_pretrained(source).eval()
+    config = model.config
+    side, patch = 2 * config.vision_config.pooling_kernel_size, 3 * config.vision_config.patch_size**2
+    grid = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="xy")
+    frames = torch.tensor([64, 40])
+    inputs = {
+        "pixel_values": torch.rand(1, side**2, patch),
+        "image_position_ids": torch.stack(grid, -1).reshape(1, -1, 2),
+        "input_features": torch.randn(2, 64, 128),
+        "input_features_mask": torch.arange(64) < frames[:, None],
+    }
+    tokens = [[config.audio_token_id] * (int(count) // 4) for count in frames]
+    rows = [[2, *[config.image_token_id] * 4, 5, *tokens[0], 1], [2, *tokens[1], 6, 1]]
+    length = max(map(len, rows))
+    inputs["input_ids"] = torch.tensor([row + [0] * (length - len(row)) for row in rows])
+    inputs["attention_mask"] = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
+    options = ExportOptions(task="feature-extraction", validate="none", external_data="always")
+    onnxport.export(source, parent / "out", options)
+    with torch.no_grad():
+        return parent / "out", inputs, model(**inputs).last_hidden_state.numpy()
+
+
+def test_the_padding_of_audio_has_no_features(
+    multimodal_encoder: tuple[Path, dict[str, torch.Tensor], NDArray[Any]],
+) -> None:
+    directory, inputs, expected = multimodal_encoder
+    real = inputs["attention_mask"].numpy() == 1
+    states = onnxport.load(directory)(**inputs).last_hidden_state.numpy()
+    np.testing.assert_allclose(states[real], expected[real], atol=1e-4)
+
+
+def test_a_multimodal_encoder_is_one_graph_for_transformers_js(
+    multimodal_encoder: tuple[Path, dict[str, torch.Tensor], NDArray[Any]], tmp_path: Path
+) -> None:
+    directory, inputs, expected = multimodal_encoder
+    components = {item.name: item for item in rearrange(directory, "transformers.js", tmp_path / "out").components}
+    assert components.keys() == {"vision_encoder", "audio_encoder", "model"}
+    assert components["model"].external_data == ("onnx/model.onnx_data", "onnx/model.onnx_data_1")
+    assert onnxport.verify(tmp_path / "out").problems == ()
+
+    sessions = {name: ort.InferenceSession(tmp_path / "out" / item.file) for name, item in components.items()}
+    given = {name: tensor.numpy() for name, tensor in inputs.items()}
+    images = {"pixel_values": given["pixel_values"], "pixel_position_ids": given["image_position_ids"]}
+    audio = {name: given[name] for name in ("input_features", "input_features_mask")}
+    feed = {
+        **{name: given[name] for name in ("input_ids", "attention_mask")},
+        "image_features": sessions["vision_encoder"].run(["image_features"], images)[0],
+        "video_features": np.zeros((0, expected.shape[-1]), np.float32),
+        "audio_features": sessions["audio_encoder"].run(["audio_features"], audio)[0],
+    }
+    states, embedding = sessions["model"].run(["last_hidden_state", "sentence_embedding"], feed)
+    real = given["attention_mask"] == 1
+    np.testing.assert_allclose(states[real], expected[real], atol=1e-4)
+    mean = np.stack([rows[mask].mean(0) for rows, mask in zip(expected, real, strict=True)])
+    np.testing.assert_allclose(embedding, mean / np.linalg.norm(mean, axis=-1, keepdims=True), atol=1e-5)

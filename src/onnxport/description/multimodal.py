@@ -311,7 +311,8 @@ def language_model(model: PreTrainedModel) -> Any:
 def encoded(model: PreTrainedModel, encode: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
     """Return the features that a method returns, in the hidden size of the decoder.
 
-    The method returns a tensor or a ModelOutput. Features that the model's forward projects later are projected here.
+    The method returns a tensor or a ModelOutput. Features that the model's forward projects later are projected here,
+    and those that it leaves out later, of the padding in an output `attention_mask` (Gemma 4's audio), are left out.
     """
     defaults = {"sample": False, "padding_mask": None}  # no training noise; frames have another mask
     known = {name: value for name, value in defaults.items() if name in inspect.signature(encode).parameters}
@@ -322,7 +323,9 @@ def encoded(model: PreTrainedModel, encode: Callable[..., Any], arguments: Mappi
     finally:
         if handle is not None:
             handle.remove()
-    features = getattr(outputs, "pooler_output", outputs)
+    features, mask = getattr(outputs, "pooler_output", outputs), getattr(outputs, "attention_mask", None)
+    if mask is not None and features is not None:
+        return [features[mask.bool()]]
     if features is not None or not hasattr(outputs, "last_hidden_state"):
         return features
     features = outputs.last_hidden_state

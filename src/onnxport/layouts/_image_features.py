@@ -10,12 +10,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from onnxport.bundles.manifest import ComponentDescription
 from onnxport.layouts._graph_files import input_named, replace_graph, replace_output
 from onnxport.layouts._wide_embeddings import FEATURES
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 _TOKENS = "input_ids"
 
@@ -41,25 +45,34 @@ def merge_image_features(
 
 
 def merge_features(file: Path, image_token_id: int) -> None:
-    """Add the input `image_features` to the graph of the token embeddings.
-
-    Its last axis has the size of the hidden states; the others are any, of no rank that the graph would declare, since
-    genai passes [images, tokens, hidden size] of some models with an image, and [0, hidden size] without one. If there
-    are no features, an image token keeps its own embedding.
-
-    Args:
-        file: the graph with the input `input_ids` and the output `inputs_embeds`; it is replaced.
-        image_token_id: id of the token whose embeddings the features replace, in order.
-    """
+    """Add the input `image_features` to a file with the graph of the token embeddings; see `add_features`."""
     import onnx_ir as ir
 
     model = ir.load(file)
-    graph, embeds = model.graph, model.graph.outputs[0]
+    add_features(model.graph, FEATURES, image_token_id)
+    replace_graph(file, model)
+
+
+def add_features(graph: ir.Graph, name: str, token_id: int) -> None:
+    """Add an input of features to the graph of the token embeddings.
+
+    Its last axis has the size of the hidden states; the others are any, of no rank that the graph would declare, since
+    genai passes [images, tokens, hidden size] of some models with an image, and [0, hidden size] without one. If there
+    are no features, a placeholder token keeps its own embedding.
+
+    Args:
+        graph: has the input `input_ids` and the output `inputs_embeds`.
+        name: name of the input.
+        token_id: id of the token whose embeddings the features replace, in order.
+    """
+    import onnx_ir as ir
+
+    embeds = graph.outputs[0]
     assert embeds.shape is not None
-    features = ir.Value(name=FEATURES, type=embeds.type)
+    features = ir.Value(name=name, type=embeds.type)
     rows_shape, token, zero = (
         ir.node("Constant", [], {"value": ir.tensor(np.array(value, np.int64))})
-        for value in ([-1, embeds.shape[-1]], image_token_id, 0)
+        for value in ([-1, embeds.shape[-1]], token_id, 0)
     )
     rows = ir.node("Reshape", [features, rows_shape.outputs[0]])
     typed = ir.node("CastLike", [rows.outputs[0], embeds])
@@ -73,4 +86,3 @@ def merge_features(file: Path, image_token_id: int) -> None:
     features_nodes = [rows_shape, token, zero, rows, typed, count, has_images]
     replace_output(graph, embeds, [*features_nodes, is_token, replaced, found, positions, merged], embeds.shape)
     graph.inputs.append(features)
-    replace_graph(file, model)

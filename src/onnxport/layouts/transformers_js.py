@@ -13,6 +13,7 @@ from typing import Any
 from onnxport.bundles.manifest import ComponentDescription
 from onnxport.layouts._chat_templates import with_chat_template
 from onnxport.layouts._cross_attention import recompute_cross_attention
+from onnxport.layouts._joined_encoder import EMBEDDING, ENCODER, join_encoder
 from onnxport.layouts._layout import Exported, Layout, Settings
 from onnxport.layouts._transformers_js_classes import ENCODER_INPUTS, SESSIONS
 from onnxport.layouts._wide_embeddings import widen_embeddings
@@ -62,6 +63,8 @@ _UNTYPED = ("paligemma", "gemma3n")
 """Model types whose types of tokens are 0 for generation, also of an image's."""
 _WITHOUT_MASKS = ("moonshine", "cohere_asr")
 """Model types of speech whose samples or frames have no mask in transformers.js."""
+_MULTIMODAL_ENCODER = "EmbeddingGemma2Model"
+"""Class that loads encoders of images and audio beside `model`, and embeds all of them."""
 _SPEECH_TO_TEXT = "SpeechT5ForSpeechToText"
 _TEXT_TO_SPEECH = "SpeechT5ForTextToSpeech"
 """Class that passes its encoder token ids alone, and its vocoder the frames of all steps as one axis."""
@@ -124,11 +127,15 @@ def _preprocessor_config(settings: Settings, exported: Exported) -> Settings:
 def _exchange(exported: Exported, target: Path) -> tuple[ComponentDescription, ...]:
     """Carry what decoders of images take beside embeddings, which transformers.js doesn't pass, within embeddings.
 
-    A decoder of images that has only a decoder's cache there computes its cross-attention in each step.
+    A multimodal encoder is one graph of token ids and features. A decoder of images that has only a decoder's cache
+    there computes its cross-attention in each step.
     """
+    if exported.architecture == _MULTIMODAL_ENCODER:
+        ids = {f"{name}_features": exported.config[f"{name}_token_id"] for name in ("image", "video", "audio")}
+        return join_encoder(exported.placed, target, ids)
     if exported.model_type == _IMAGES_TO_TEXT and exported.text_config.get("model_type") in _OWN_CACHE_ALONE:
         return recompute_cross_attention(exported.placed, target)
-    has_embeds = any(item.name == "embed_tokens" for item in exported.placed)
+    has_embeds = any(item.name == EMBEDDING for item in exported.placed)
     return widen_embeddings(exported.placed, target) if has_embeds else exported.placed
 
 
@@ -137,6 +144,12 @@ def _check(exported: Exported) -> Iterator[str]:
     architecture, sessions = exported.architecture, SESSIONS.get(exported.architecture)
     renamed = _GRAPHS.get(architecture, {})
     components = {renamed.get(item.name, item.name) for item in exported.manifest.components}
+    if architecture == _MULTIMODAL_ENCODER:
+        components = {"model", *(components - {EMBEDDING, ENCODER})}
+        sessions = (
+            "model",
+            *(f"{name}_encoder" for name in ("vision", "audio") if exported.config.get(f"{name}_config")),
+        )
     if components <= _HALVES:
         return
     if sessions is None:
@@ -197,6 +210,7 @@ LAYOUT = Layout(
         "qwen2_vl": {"image_grid_thw": "grid_thw"},
         "voxtral": {"input_features": "audio_values"},
         "gemma4": {"image_position_ids": "pixel_position_ids"},
+        "embedding_gemma2": {"image_position_ids": "pixel_position_ids"},
         _TEXT_TO_SPEECH: {"last_hidden_state": "encoder_outputs"},
         "zaya": {
             r"past_conv\.(\d+)": r"past_key_values.\1.conv_state",
