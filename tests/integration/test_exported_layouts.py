@@ -30,6 +30,9 @@ from tests.integration.tiny_models import whisper
 Feed = dict[str, NDArray[Any]]
 
 
+PARTS = ("query", "key", "value")
+
+
 def test_an_export_is_arranged(bert: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     result = onnxport.export(bert, output, ExportOptions(layout="transformers.js", dtype="fp32,q8"))
@@ -108,6 +111,38 @@ def test_a_decoder_of_images_has_the_cache_that_transformers_js_knows(tmp_path: 
             {name.replace("present", "past_key_values"): value for name, value in outputs.items() if "present" in name}
             for outputs in (wanted, found)
         )
+
+
+def test_a_convolutional_state_is_split_for_transformers_js(tmp_path: Path) -> None:
+    source, _ = checkpoint_of("olmo_hybrid", "text-generation-with-past", tmp_path)
+    onnxport.export(source, tmp_path / "out", ExportOptions(task="text-generation-with-past", validate="none"))
+    (component,) = rearrange(tmp_path / "out", "transformers.js", tmp_path / "js").components
+    assert onnxport.verify(tmp_path / "js").problems == ()
+    ours, theirs = (
+        ort.InferenceSession(path) for path in (tmp_path / "out/model.onnx", tmp_path / "js/onnx/model.onnx")
+    )
+    assert [value.name for value in component.inputs] == [value.name for value in theirs.get_inputs()]
+    assert {value.name for value in component.inputs} >= {f"past_conv.0.{part}" for part in ("query", "key", "value")}
+
+    draw = np.random.default_rng(0)
+    feed = {"input_ids": np.array([[5, 6, 7]]), "attention_mask": np.ones((1, 5), np.int64)}
+    feed["position_ids"] = np.array([[2, 3, 4]])
+    for value in ours.get_inputs():
+        if value.name.startswith("past"):
+            shape = [1 if axis == "batch_size" else 2 if isinstance(axis, str) else axis for axis in value.shape]
+            feed[value.name] = draw.standard_normal(shape).astype(np.float32)
+    split = dict(feed)
+    for name in [name for name in feed if name.startswith("past_conv")]:
+        sizes = [next(one.axes[1] for one in component.inputs if one.name == f"{name}.{part}") for part in PARTS]
+        pieces = np.split(split.pop(name), np.cumsum(sizes)[:-1], axis=1)
+        split |= {f"{name}.{part}": piece for part, piece in zip(PARTS, pieces, strict=True)}
+    names = {value.name for value in theirs.get_inputs()}
+    split |= {"num_logits_to_keep": np.array(0)} if "num_logits_to_keep" in names else {}
+    expected = dict(zip([value.name for value in ours.get_outputs()], ours.run(None, feed), strict=True))
+    found = dict(zip([value.name for value in theirs.get_outputs()], theirs.run(None, split), strict=True))
+    np.testing.assert_allclose(found["logits"], expected["logits"], atol=1e-5)
+    states = [found[f"present_conv.0.{part}"] for part in PARTS]
+    np.testing.assert_allclose(np.concatenate(states, axis=1), expected["present_conv.0"], atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "q8"])

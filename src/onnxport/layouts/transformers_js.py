@@ -15,6 +15,7 @@ from onnxport.layouts._chat_templates import with_chat_template
 from onnxport.layouts._cross_attention import recompute_cross_attention
 from onnxport.layouts._joined_encoder import EMBEDDING, ENCODER, join_encoder
 from onnxport.layouts._layout import Exported, Layout, Settings
+from onnxport.layouts._split_states import split_states
 from onnxport.layouts._transformers_js_classes import ENCODER_INPUTS, SESSIONS
 from onnxport.layouts._wide_embeddings import widen_embeddings
 
@@ -36,9 +37,9 @@ _SPLIT = {
 }
 """Classes of models without a head whose encoder is a graph of its own, and of encoder-decoders with images."""
 _GENERATING = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
-_OTHER_CACHES = ("OlmoHybridForCausalLM", "GlmMoeDsaForCausalLM", "MBartForCausalLM", "TrOCRForCausalLM")
-"""Classes whose caches transformers.js names otherwise: a convolutional state in three parts, no keys of the indexer,
-and decoders that it takes for those of encoder-decoders."""
+_OTHER_CACHES = ("GlmMoeDsaForCausalLM", "MBartForCausalLM", "TrOCRForCausalLM")
+"""Classes whose caches transformers.js names otherwise: without keys of the indexer, and decoders that it takes for
+those of encoder-decoders."""
 _AS_MULTIMODAL = ("Gemma3nForCausalLM", "Gemma4ForCausalLM", "Qwen3_5ForCausalLM", "Qwen3_5MoeForCausalLM")
 """Classes of text models that transformers.js loads as one graph, and runs with those of the multimodal model."""
 _IMAGES_TO_TEXT = "vision-encoder-decoder"
@@ -63,6 +64,7 @@ _UNTYPED = ("paligemma", "gemma3n")
 """Model types whose types of tokens are 0 for generation, also of an image's."""
 _WITHOUT_MASKS = ("moonshine", "cohere_asr")
 """Model types of speech whose samples or frames have no mask in transformers.js."""
+_OLMO_HYBRID = "olmo_hybrid"
 _MULTIMODAL_ENCODER = "EmbeddingGemma2Model"
 """Class that loads encoders of images and audio beside `model`, and embeds all of them."""
 _SPEECH_TO_TEXT = "SpeechT5ForSpeechToText"
@@ -135,8 +137,19 @@ def _exchange(exported: Exported, target: Path) -> tuple[ComponentDescription, .
         return join_encoder(exported.placed, target, ids)
     if exported.model_type == _IMAGES_TO_TEXT and exported.text_config.get("model_type") in _OWN_CACHE_ALONE:
         return recompute_cross_attention(exported.placed, target)
+    if exported.model_type == _OLMO_HYBRID:
+        return split_states(exported.placed, target, _olmo_hybrid_channels(exported.config))
     has_embeds = any(item.name == EMBEDDING for item in exported.placed)
     return widen_embeddings(exported.placed, target) if has_embeds else exported.placed
+
+
+def _olmo_hybrid_channels(config: Settings) -> dict[str, int]:
+    """Return the channels of the convolution of queries, keys and values, with the defaults of `OlmoHybridConfig`."""
+    heads = int(config.get("linear_num_key_heads") or config["num_attention_heads"])
+    size = int(config.get("linear_key_head_dim") or int(0.75 * config["hidden_size"] / heads))
+    value_heads = int(config.get("linear_num_value_heads") or config["num_attention_heads"])
+    value_size = int(config.get("linear_value_head_dim") or 2 * size)
+    return {"query": heads * size, "key": heads * size, "value": value_heads * value_size}
 
 
 def _check(exported: Exported) -> Iterator[str]:
