@@ -6,7 +6,7 @@ from onnxport.architectures._architecture import Architecture, Tiny
 
 ARCHITECTURES = (
     Architecture(
-        ("gemma4",),
+        ("gemma4", "embedding_gemma2"),
         tiny=Tiny(
             fields={"audio_config": {"...": 0, "subsampling_conv_channels": [128, 32]}},
             base={"vision_config": {"model_type": "gemma4_vision"}, "audio_config": {"model_type": "gemma4_audio"}},
@@ -25,13 +25,6 @@ ARCHITECTURES = (
         ),
     ),
     Architecture(("gemma4_audio",), tiny=Tiny(fields={"subsampling_conv_channels": [128, 32]})),
-    Architecture(
-        ("embedding_gemma2",),
-        tiny=Tiny(
-            fields={"audio_config": {"...": 0, "subsampling_conv_channels": [128, 32]}},
-            base={"vision_config": {"model_type": "gemma4_vision"}, "audio_config": {"model_type": "gemma4_audio"}},
-        ),
-    ),
     Architecture(("gemma4_unified",), tiny=Tiny(base={"vision_config": {"model_type": "gemma4_unified_vision"}})),
     Architecture(
         ("gemma4_unified_assistant",),

@@ -16,7 +16,7 @@ import numpy as np
 
 from onnxport.bundles.manifest import ComponentDescription
 from onnxport.layouts._graph_files import input_named, replace_graph, replace_output
-from onnxport.layouts._wide_embeddings import FEATURES
+from onnxport.layouts._wide_embeddings import EMBEDDING, FEATURES
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -37,7 +37,7 @@ def merge_image_features(
     features = {one.dtype: value for one in components for value in one.outputs if value.name == FEATURES}
     changed = []
     for one in components:
-        if one.name == "embed_tokens":
+        if one.name == EMBEDDING:
             merge_features(directory / one.file, image_token_id)
             one = replace(one, inputs=(*one.inputs, features[one.dtype]))
         changed.append(one)

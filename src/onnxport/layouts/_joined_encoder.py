@@ -19,13 +19,13 @@ import numpy as np
 from onnxport.bundles.manifest import ComponentDescription, TensorDescription
 from onnxport.layouts._graph_files import MASK, input_named, ints, output_named, rename_data, replace_graph
 from onnxport.layouts._image_features import add_features
-from onnxport.layouts._wide_embeddings import EMBEDS
+from onnxport.layouts._wide_embeddings import EMBEDDING, EMBEDS
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-EMBEDDING, ENCODER = "embed_tokens", "decoder_model_merged"
-"""The graphs that are joined."""
+ENCODER = "decoder_model_merged"
+"""The graph of the text encoder."""
 _STATES, _POOLED = "last_hidden_state", "sentence_embedding"
 _SMALLEST_NORM = 1e-12
 

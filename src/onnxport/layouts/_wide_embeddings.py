@@ -25,7 +25,7 @@ from onnxport.layouts._graph_files import input_named, ints, output_named, repla
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-FEATURES, EMBEDS = "image_features", "inputs_embeds"
+EMBEDDING, FEATURES, EMBEDS = "embed_tokens", "image_features", "inputs_embeds"
 _DEEPSTACK, _DEEPSTACK_FEATURES, _TYPES = "deepstack_embeds", "deepstack_features", "token_type_ids"
 
 
@@ -55,7 +55,7 @@ def _widened(
         take_apart(file, layers)
         inputs = tuple(_wider(value, added) for value in component.inputs if value is not carried)
         return replace(component, inputs=inputs)
-    if component.name == "embed_tokens":
+    if component.name == EMBEDDING:
         pad_embeddings(file, added)
     elif component.name == "vision_encoder":
         carry(file)

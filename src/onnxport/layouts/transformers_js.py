@@ -13,11 +13,11 @@ from typing import Any
 from onnxport.bundles.manifest import ComponentDescription
 from onnxport.layouts._chat_templates import with_chat_template
 from onnxport.layouts._cross_attention import recompute_cross_attention
-from onnxport.layouts._joined_encoder import EMBEDDING, ENCODER, join_encoder
+from onnxport.layouts._joined_encoder import ENCODER, join_encoder
 from onnxport.layouts._layout import Exported, Layout, Settings
 from onnxport.layouts._split_states import split_states
 from onnxport.layouts._transformers_js_classes import ENCODER_INPUTS, SESSIONS
-from onnxport.layouts._wide_embeddings import widen_embeddings
+from onnxport.layouts._wide_embeddings import EMBEDDING, widen_embeddings
 
 _FLAT_TYPES = ("qwen2_vl",)
 """Model types whose text configuration transformers.js looks for at the top level of `config.json`."""
@@ -33,7 +33,7 @@ _GRAPHS = {name: {"model": graphs[0]} for name, graphs in SESSIONS.items() if le
 _SPLIT = {
     name
     for name, graphs in SESSIONS.items()
-    if {"embed_tokens", "encoder_model"} <= set(graphs) or (len(graphs) > 1 and name.endswith("Model"))
+    if {EMBEDDING, "encoder_model"} <= set(graphs) or (len(graphs) > 1 and name.endswith("Model"))
 }
 """Classes of models without a head whose encoder is a graph of its own, and of encoder-decoders with images."""
 _GENERATING = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")

@@ -255,9 +255,8 @@ def proved_or_skipped(
     except NoKernelError as error:
         if options.dtype != "bf16":
             raise
-        problem = str(error)
-    note = f"ONNX Runtime's CPU provider has no bfloat16 kernels, nothing was compared: {problem}"
-    return ValidationReport("skipped", options.validate, tolerance.atol, tolerance.rtol, note=note)
+        note = f"ONNX Runtime's CPU provider has no bfloat16 kernels, nothing was compared: {error}"
+        return ValidationReport("skipped", options.validate, tolerance.atol, tolerance.rtol, note=note)
 
 
 def _is_reducible(blueprint: Blueprint) -> bool:

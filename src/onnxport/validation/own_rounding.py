@@ -7,14 +7,13 @@ each differs from float32, and neither is wrong (a tiny GPT-OSS: 0.5 of 5).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 
 from onnxport.description.tolerances import Tolerance
-from onnxport.validation.report import OutputDifference
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -54,11 +53,6 @@ def allowed_in_any_case(
         for name, value in outputs.items()
         if value.is_floating_point() and value.numel() and exact[name].shape == value.shape
     }
-
-
-def has_larger_difference(outputs: Sequence[OutputDifference]) -> bool:
-    """Return whether an output's values differ by more than is allowed."""
-    return any(not output.passed and output.max_abs is not None for output in outputs)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,9 @@ from onnxport.description.tolerances import Tolerance
 from onnxport.errors import ValidationError
 from onnxport.options import Progress, ValidationLevel
 from onnxport.tracing.originals import RefusedSizesError, to_array, try_sizes
-from onnxport.validation.compare import compare, like
+from onnxport.validation.compare import compare_all, like
 from onnxport.validation.mapped import open_mapped
-from onnxport.validation.own_rounding import allowed_in_any_case, has_larger_difference
+from onnxport.validation.own_rounding import allowed_in_any_case
 from onnxport.validation.report import Case, ValidationReport
 from onnxport.validation.sessions import AdaptedSession, RenamedSession, Session, open_session, run_graph
 
@@ -328,14 +329,11 @@ def _run_case(
         ) from error
     if request.cast_outputs:
         original = {name: like(array, graph[name]) for name, array in original.items()}
-    compared = [key for key in graph if key not in request.results]
-    outputs = tuple(compare(key, original[key], graph[key], tolerance) for key in compared)
-    if has_larger_difference(outputs):
 
-        def run(flat: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-            layout.flat = flat
-            return try_sizes(request.model, request.examples, layout)
+    def run(flat: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        layout.flat = flat
+        return try_sizes(request.model, request.examples, layout)
 
-        least = allowed_in_any_case(request.model, layout.flat, run, tensors, tolerance)
-        outputs = tuple(compare(key, original[key], graph[key], tolerance, least.get(key, 0.0)) for key in compared)
-    return Case(request.name, planned.name, sizes, outputs)
+    arrays = {key: (original[key], graph[key]) for key in graph if key not in request.results}
+    least = partial(allowed_in_any_case, request.model, layout.flat, run, tensors, tolerance)
+    return Case(request.name, planned.name, sizes, compare_all(arrays, tolerance, least))

@@ -32,8 +32,8 @@ from onnxport.runtime.speech import OnnxTextToSpeech
 from onnxport.runtime.token_embedding import EMBEDDING
 from onnxport.runtime.torch_model import torch_model
 from onnxport.tracing.originals import to_array
-from onnxport.validation.compare import compare, like
-from onnxport.validation.own_rounding import allowed_in_any_case, has_larger_difference
+from onnxport.validation.compare import compare_all, like
+from onnxport.validation.own_rounding import allowed_in_any_case
 from onnxport.validation.report import Case, OutputDifference
 from onnxport.validation.tokens import TOKENS, start_token, tokens_output
 
@@ -309,12 +309,7 @@ def _compare_inputs(request: _Request, sample: _Sample, inputs: dict[str, torch.
         return Case(_COMPONENT, sample.name, sample.sizes, (), f"the original refuses the sample: {error}")
     try:
         with translating(_refusal):
-            given = _of_export(request, sample, inputs)
-            outputs = _differences(request, inputs, given, expected)
-            if has_larger_difference(outputs):
-                run = partial(_run, request.model)
-                least = allowed_in_any_case(request.model, inputs, run, expected, request.tolerance)
-                outputs = _differences(request, inputs, given, expected, least)
+            outputs = _differences(request, inputs, _of_export(request, sample, inputs), expected)
     except _RefusedSampleError as error:
         if isinstance(error.__cause__, MissingInputError | SizeLimitError):
             return Case(_COMPONENT, sample.name, sample.sizes, (), f"the export refuses the sample: {error}")
@@ -404,10 +399,9 @@ def _differences(
     inputs: dict[str, torch.Tensor],
     given: dict[str, torch.Tensor],
     expected: Mapping[str, torch.Tensor],
-    least: Mapping[str, float] | None = None,
 ) -> tuple[OutputDifference, ...]:
     """Compare the outputs that the export has, and the tokens that it generates for an image or for audio."""
-    found, outputs = request.loaded(**given), []
+    found, arrays = request.loaded(**given), {}
     generates = request.loaded.can_generate()
     mask = inputs.get("attention_mask")
     for name in (name for name in expected if name in found):
@@ -421,11 +415,14 @@ def _differences(
             count = min(mask.shape[1], actual.shape[1])  # the last logits alone, or those of image embeddings, too
             real = mask.numpy()[:, -count:] == 1  # what padding computes depends on the mask's form
             wanted, actual = wanted[:, -count:][real], actual[:, -count:][real]
-        outputs.append(compare(name, wanted, actual, request.tolerance, (least or {}).get(name, 0.0)))
+        arrays[name] = (wanted, actual)
+    run = partial(_run, request.model)
+    least = partial(allowed_in_any_case, request.model, inputs, run, expected, request.tolerance)
+    outputs = compare_all(arrays, request.tolerance, least)
     has_samples = not inputs.keys().isdisjoint((*_IMAGE_INPUTS, *_AUDIO_INPUTS))
     if generates and has_samples and request.model.can_generate():
-        outputs.append(_tokens(request, inputs, given))
-    return tuple(outputs)
+        return (*outputs, _tokens(request, inputs, given))
+    return outputs
 
 
 def _tokens(
