@@ -312,6 +312,23 @@ def test_tokens_are_streamed(windowed: tuple[Path, Any, Path]) -> None:
     assert streamer.ended
 
 
+def test_torch_uses_one_thread_between_steps_and_as_many_as_before_after_them(windowed: tuple[Path, Any, Path]) -> None:
+    during: list[int] = []
+
+    def count(tokens: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        during.append(torch.get_num_threads())
+        return scores
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        prompt = {name: tensor[:1] for name, tensor in padded_prompts().items()}
+        onnxport.load(windowed[2]).generate(**prompt, max_new_tokens=2, logits_processor=[count])
+        assert (during, torch.get_num_threads()) == ([1, 1], 2)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_generation_with_the_last_logits_only(windowed: tuple[Path, Any, Path]) -> None:
     source, original, _ = windowed
     model = onnxport.load(exported(source, last_logits=True))

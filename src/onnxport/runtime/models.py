@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, PreTrainedConfig
 from transformers.utils import ModelOutput
 
@@ -169,6 +170,16 @@ class GenerativeModel(OnnxModel):
         # Training leaves these in configurations: without the cache, each token would cost as all before it.
         self.generation_config.use_cache = self._decoder.has_cache
         self.generation_config.output_attentions = self.generation_config.output_hidden_states = False
+
+    def generate(self, *arguments: Any, **settings: Any) -> Any:
+        """Generate tokens as Transformers does; see `GenerationMixin.generate`.
+
+        On the CPU, torch's operators between two steps run on one thread: OpenMP's threads would spin after each, for
+        longer than a step takes, on the cores that ONNX Runtime computes the next step with.
+        """
+        threads = 1 if self.directory.settings.device_type == "cpu" else None
+        with threadpool_limits(threads, user_api="openmp"):
+            return super().generate(*arguments, **settings)  # type: ignore[misc]  # of `GenerationMixin`
 
     def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
         """Check the arguments of `generate`: those of the original's forward, which a processor returns, are valid.

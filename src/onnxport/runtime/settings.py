@@ -36,9 +36,8 @@ class RunSettings:
         providers: ONNX Runtime execution providers in order of preference; defaults to those of the device.
         session_options: ONNX Runtime session options; defaults to ONNX Runtime's.
         threads: number of intra-op threads; defaults to the number of cores.
-        spinning: let intra-op threads spin between two operators and two steps; ignored with `session_options`. On two
-            cores, a model of SmolLM2's shape generates 8 % faster with it if nothing else runs; in a process that also
-            runs torch, Whisper-tiny generates 1.5 times as fast without.
+        spinning: let intra-op threads spin between two runs, too, and not only between two operators; ignored with
+            `session_options`. Spinning threads take cores from what else the process computes with, such as torch.
         adapter: file of the adapter that the graphs run with; None to run the base model.
         dtype: precision of the graphs; None for the directory's first.
         exact: load graphs in the form that is compared with the original: `MatMulNBits` computes with the graph's
@@ -105,7 +104,7 @@ class RunSettings:
         if options is None:
             options = onnxruntime.SessionOptions()
             options.log_severity_level = _LOG_ERRORS_ONLY
-            options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.spinning)))
+            options.add_session_config_entry("session.force_spinning_stop", str(int(not self.spinning)))
         if self.threads is not None:
             options.intra_op_num_threads = self.threads
         return options
