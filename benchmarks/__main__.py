@@ -12,7 +12,7 @@ import json
 import shutil
 import sys
 
-from benchmarks import generation
+from benchmarks import decoding, generation
 from benchmarks.checkpoints import LARGE, SHAPES
 from benchmarks.environments import set_up
 from benchmarks.page import page, section
@@ -85,8 +85,9 @@ def _page() -> int:
         tell("there are no results yet; run `make bench`")
         return 1
     text = page(rows)
-    if generation.RESULT.is_file():
-        text += "\n" + generation.section(json.loads(generation.RESULT.read_text(encoding="utf-8")))
+    for part in (generation, decoding):
+        if part.RESULT.is_file():
+            text += "\n" + part.section(json.loads(part.RESULT.read_text(encoding="utf-8")))
     (REPOSITORY / "docs" / "benchmarks.md").write_text(text, encoding="utf-8")
     (REPOSITORY / "docs" / "benchmarks.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     return 0

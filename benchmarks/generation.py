@@ -9,19 +9,20 @@ threads, the same token ids or audio features, and their own `generate`, with th
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from benchmarks.results import described_run
+from benchmarks.served import serve, started
+from benchmarks.sides import REPOSITORY
+
 WORK = REPOSITORY / ".cache" / "benchmarks"
 RESULT = WORK / "results" / "generation.json"
 THREADS, PROMPT, NEW = 2, 128, 128
@@ -40,10 +41,11 @@ def main() -> int:
     parser.add_argument("--side", nargs=3, metavar=("SIDE", "MODEL", "DIR"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:
-        return _serve(*arguments.side)
+        return serve(lambda: _load(*arguments.side))
+    run = described_run(arguments.runs)
     found = {model: _measure(model, arguments.runs) for model in ("smollm2", "whisper-tiny")}
     RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(_record(found, arguments.runs), indent=1) + "\n", encoding="utf-8")
+    RESULT.write_text(json.dumps({**run, "sides": found}, indent=1) + "\n", encoding="utf-8")
     print(section(json.loads(RESULT.read_text(encoding="utf-8"))))
     return 0
 
@@ -74,12 +76,6 @@ def _reached(yes: bool) -> str:
     return "yes" if yes else "**no**"
 
 
-def _record(found: dict[str, Any], runs: int) -> dict[str, Any]:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True)
-    date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    return {"date": date, "commit": commit.stdout.strip(), "runs": runs, "load": os.getloadavg()[0], "sides": found}
-
-
 def _measure(model: str, runs: int) -> dict[str, list[dict[str, float]]]:
     from benchmarks.rounds import Bench
 
@@ -90,39 +86,26 @@ def _measure(model: str, runs: int) -> dict[str, list[dict[str, float]]]:
 
         command = ["-m", "onnxport", "export", str(checkpoint), str(output), "--task", SHAPES[model].task]
         subprocess.run([sys.executable, *command, "--validate", "none", "--quiet"], check=True)
-    found: dict[str, list[dict[str, float]]] = {}
-    with _started("onnxport", model, output) as ours, _started("PyTorch", model, checkpoint) as torch:
-        processes = {"onnxport": ours, "PyTorch": torch}
-        with _started("optimum-onnx", model, output) as theirs:
-            for _ in range(runs):
-                for side, process in {**processes, "optimum-onnx": theirs}.items():
-                    process.stdin.write("go\n")
-                    process.stdin.flush()
-                    found.setdefault(side, []).append(json.loads(process.stdout.readline()))
+    found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+    with ExitStack() as stack:
+        sides = {
+            side: stack.enter_context(started(_command(side, model, checkpoint if side == "PyTorch" else output)))
+            for side in SIDES
+        }
+        for _ in range(runs):
+            for side, process in sides.items():
+                found[side].append(process.ask())
     return found
 
 
-@contextmanager
-def _started(side: str, model: str, directory: Path) -> Iterator[Any]:
-    """Start a side's process, and wait until it has warmed up."""
+def _command(side: str, model: str, directory: Path) -> list[str]:
     name = SIDES[side]
     python = str(WORK / "environments" / name / "bin" / "python") if name else sys.executable
-    variables = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": f"{REPOSITORY / 'src'}:{REPOSITORY}"}
-    command = [python, "-m", "benchmarks.generation", "--side", side, model, str(directory)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables)
-    try:
-        assert process.stdout is not None
-        process.stdout.readline()
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+    return [python, "-m", "benchmarks.generation", "--side", side, model, str(directory)]
 
 
-def _serve(side: str, model: str, directory: str) -> int:
-    """Load, warm up, and generate once for each line on standard input."""
-    output = sys.stdout
-    sys.stdout = sys.stderr
+def _load(side: str, model: str, directory: str) -> Callable[[], dict[str, float]]:
+    """Load a side; return what generates once."""
     import torch
 
     torch.set_num_threads(THREADS)
@@ -153,11 +136,7 @@ def _serve(side: str, model: str, directory: str) -> int:
         seconds = time.perf_counter() - start
         return {"seconds": seconds, "session": in_sessions() - before if opened else seconds}
 
-    generate()
-    print("ready", file=output, flush=True)
-    for _ in sys.stdin:
-        print(json.dumps(generate()), file=output, flush=True)
-    return 0
+    return generate
 
 
 def _ours(model: str, directory: str) -> Any:

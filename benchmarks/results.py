@@ -42,6 +42,12 @@ def machine(bench: Bench) -> dict[str, Any]:
     }
 
 
+def described_run(runs: int) -> dict[str, Any]:
+    """Return the date, the commit, the number of rounds, and the load of the machine before them."""
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    return {"date": date, "commit": _commit(), "runs": runs, "load": os.getloadavg()[0]}
+
+
 def save(key: str, cells: dict[Cell, Measured], context: tuple[Bench, int, dict[str, Any]]) -> None:
     """Write the results file of a row so far; results of checkpoints that were measured earlier are kept."""
     bench, runs, environment = context

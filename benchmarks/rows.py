@@ -111,6 +111,13 @@ ROWS: dict[str, Row] = {
         ((LARGE, "step-fp16"), (LARGE, "step-linked"), ("llama-16", "step")),
         together=True,
     ),
+    "i": Row(
+        "Llamas, int4 and fused, cold cache, validation off",
+        (
+            *_against(LLAMAS, "int4", {"genai-int4": 0.35}),
+            *(Comparison((model, "fused"), (model, "cold"), 1.25) for model in LLAMAS),
+        ),
+    ),
 }
 """The table's rows by the letter that selects them."""
 

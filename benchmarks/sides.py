@@ -35,11 +35,15 @@ class Side:
 
 _EXPORT = ("export", "{model}", "{output}", "--task", "{task}", "--quiet")
 _FAST = (*_EXPORT, "--validate", "none")
+_BUILD = ("-i", "{model}", "-o", "{output}", "-e", "cpu", "-c", "{output}/cache")
+_INT4 = ("--dtype", "q4", "--optimize", "cpu")
 _COPY = 'mkdir "$2" && cp "$1"/*.safetensors "$2" && sync "$2"/*'
 SIDES: dict[str, Side] = {
     "cold": Side("onnxport, cold cache, no validation", _FAST),
     "warm": Side("onnxport, warm cache, no validation", _FAST, cache="warm", prepare="warming"),
     "validated": Side("onnxport, cold cache, validation", _EXPORT),
+    "fused": Side("onnxport, cold cache, `--optimize cpu`, no validation", (*_FAST, "--optimize", "cpu")),
+    "int4": Side("onnxport, cold cache, `--dtype q4 --optimize cpu`, no validation", (*_FAST, *_INT4)),
     "linked": Side("onnxport, cold cache, weights linked, no validation", (*_FAST, "--weights", "link")),
     "copied-bf16": Side("onnxport, cold cache, bf16 copied, no validation", (*_FAST, "--dtype", "bf16")),
     "cast-fp16": Side("onnxport, cold cache, bf16 cast to fp16, no validation", (*_FAST, "--dtype", "fp16")),
@@ -84,7 +88,13 @@ SIDES: dict[str, Side] = {
     "mobius": Side("mobius-onnx", ("build", "--config", "{model}", "{output}"), "mobius", "mobius"),
     "genai": Side(
         "onnxruntime-genai's builder, fp32",
-        ("-i", "{model}", "-o", "{output}", "-p", "fp32", "-e", "cpu", "-c", "{output}/cache"),
+        (*_BUILD, "-p", "fp32"),
+        "-m onnxruntime_genai.models.builder",
+        "genai",
+    ),
+    "genai-int4": Side(
+        "onnxruntime-genai's builder, int4",
+        (*_BUILD, "-p", "int4"),
         "-m onnxruntime_genai.models.builder",
         "genai",
     ),
@@ -99,7 +109,7 @@ PREPARATIONS: dict[str, Side] = {
 }
 """Values of `Side.prepare` to the side."""
 
-OTHERS = ("optimum", "exporters", "mobius", "genai")
+OTHERS = ("optimum", "exporters", "mobius", "genai", "genai-int4")
 """Sides that are other exporters."""
 
 
