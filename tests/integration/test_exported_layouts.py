@@ -113,6 +113,17 @@ def test_a_decoder_of_images_has_the_cache_that_transformers_js_knows(tmp_path: 
         )
 
 
+def test_graphs_for_transformers_js_share_no_memory_of_past_and_present(gpt2: Path, tmp_path: Path) -> None:
+    default, output = tmp_path / "default", tmp_path / "out"
+    result = onnxport.export(gpt2, default, ExportOptions(optimize="cpu", validate="none"))
+    (shared,) = result.manifest.components
+    (component,) = rearrange(default, "transformers.js", output).components
+    layers = shared.fused["GroupQueryAttention"]
+    assert (shared.shares_cache, component.shares_cache) == (True, False)
+    assert (component.fused["Attention"], "GroupQueryAttention" in component.fused) == (layers, False)
+    assert onnxport.validate(output, str(gpt2), ExportOptions(validate="full")).status == "passed"
+
+
 def test_a_convolutional_state_is_split_for_transformers_js(tmp_path: Path) -> None:
     source, _ = checkpoint_of("olmo_hybrid", "text-generation-with-past", tmp_path)
     onnxport.export(source, tmp_path / "out", ExportOptions(task="text-generation-with-past", validate="none"))

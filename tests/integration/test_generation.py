@@ -266,6 +266,42 @@ def test_a_prompt_may_be_split_into_several_steps(windowed: tuple[Path, Any, Pat
     torch.testing.assert_close(torch.cat(found, dim=1), expected, atol=2e-4, rtol=1e-3)
 
 
+@pytest.fixture(scope="module")
+def sharing(windowed: tuple[Path, Any, Path]) -> Path:
+    """An export of the same decoder whose past and present may be one buffer."""
+    directory = exported(windowed[0], optimize="cpu")
+    assert Directory(directory).graph("model").shares_cache
+    return directory
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"num_beams": 3}, {"prompt_lookup_num_tokens": 3}], ids=["greedy", "beams", "cropped"]
+)
+def test_past_and_present_share_memory_that_grows(
+    settings: dict[str, Any], windowed: tuple[Path, Any, Path], sharing: Path
+) -> None:
+    original, model = windowed[1], onnxport.load(sharing, threads=1)
+    rows = 1 if "prompt_lookup_num_tokens" in settings else 3
+    prompts = {name: tensor[:rows] for name, tensor in padded_prompts().items()}
+    lengths = {"min_new_tokens": 180, "max_new_tokens": 180, "do_sample": False}  # the first memory has room for 128
+    expected = original.generate(**prompts, **lengths, **settings)
+    assert model.generate(**prompts, **lengths, **settings).tolist() == expected.tolist()
+
+
+def test_a_prompt_may_be_split_if_past_and_present_share_memory(
+    windowed: tuple[Path, Any, Path], sharing: Path
+) -> None:
+    original, model = windowed[1], onnxport.load(sharing, threads=1)
+    tokens = padded_prompts()["input_ids"][1:].repeat(1, 2)
+    past, found = None, []
+    for piece in tokens.split((23, tokens.shape[1] - 24, 1), dim=1):
+        result = model(input_ids=piece, past_key_values=past, use_cache=True)
+        past = result.past_key_values
+        found.append(result.logits)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.cat(found, dim=1), original(tokens).logits, atol=2e-4, rtol=1e-3)
+
+
 def test_without_torch_the_tokens_are_the_same(windowed: tuple[Path, Any, Path]) -> None:
     _, original, directory = windowed
     arrays = {name: tensor.numpy() for name, tensor in padded_prompts().items()}

@@ -9,8 +9,6 @@ import json
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
-import onnxruntime
 import pytest
 
 import onnxport
@@ -34,17 +32,20 @@ CASES = {
     "t5": ("text2text-generation-with-past", {"Attention": 3 * LAYERS, "RMSNormalization": 5 * LAYERS + 2}),
     "qwen3": (
         "text-generation-with-past",
-        {"Attention": LAYERS, "RMSNormalization": 4 * LAYERS + 1, "RotaryEmbedding": 2 * LAYERS},
+        {"GroupQueryAttention": LAYERS, "RMSNormalization": 4 * LAYERS + 1, "RotaryEmbedding": 2 * LAYERS},
     ),
     "gemma2": (
         "text-generation-with-past",
-        {"Attention": LAYERS, "RMSNormalization": 4 * LAYERS + 1, "RotaryEmbedding": 2 * LAYERS},
+        {"GroupQueryAttention": LAYERS, "RMSNormalization": 4 * LAYERS + 1, "RotaryEmbedding": 2 * LAYERS},
     ),
     "gpt_oss": (
         "text-generation-with-past",
         {"GroupQueryAttention": LAYERS, "RMSNormalization": 2 * LAYERS + 1, "RotaryEmbedding": 2 * LAYERS},
     ),
-    "phi": ("text-generation-with-past", {"Attention": LAYERS, "Gelu": LAYERS, "RotaryEmbedding": 2 * LAYERS}),
+    "phi": (
+        "text-generation-with-past",
+        {"GroupQueryAttention": LAYERS, "Gelu": LAYERS, "RotaryEmbedding": 2 * LAYERS},
+    ),
 }
 """Model type to a task and the fused operators of all graphs, without `Gelu` of the traced graph."""
 
@@ -84,41 +85,6 @@ def test_graphs_for_gpus_are_validated_on_the_cpu(
     for component in result.manifest.components:
         found.update(component.fused)
     assert {name: found[name] for name in expected} == expected
-
-
-def test_past_and_present_may_share_a_buffer(tmp_path: Path) -> None:
-    task, _ = CASES["phi"]
-    source, _ = checkpoint_of("phi", task, tmp_path)
-    onnxport.export(source, tmp_path / "fused", ExportOptions(task=task, optimize="cuda", validate="none"))
-    session = onnxruntime.InferenceSession(tmp_path / "fused" / "model.onnx")
-    past = {value.name: value.shape for value in session.get_inputs() if value.name.startswith("past_")}
-    mask = np.ones((2, 12), np.int64)
-    mask[0, :3] = 0  # padding on the left
-    tokens = np.random.default_rng(0).integers(3, 60, mask.shape) * mask
-    positions = np.maximum(mask.cumsum(1) - 1, 0)
-
-    def step(begin: int, end: int) -> dict[str, np.ndarray]:
-        span = {"input_ids": tokens[:, begin:end], "position_ids": positions[:, begin:end]}
-        return {**span, "attention_mask": mask[:, :end]}
-
-    buffers = {
-        name: onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros((2, shape[1], 20, shape[3]), np.float32))
-        for name, shape in past.items()
-    }
-    for begin, end in ((0, 8), (8, 11), (11, 12)):
-        binding = session.io_binding()
-        binding.bind_output("logits")
-        for name, array in step(begin, end).items():
-            binding.bind_cpu_input(name, np.ascontiguousarray(array))
-        for name, buffer in buffers.items():
-            binding.bind_ortvalue_input(name, buffer)
-            binding.bind_ortvalue_output(name.replace("past_key_values", "present"), buffer)
-        session.run_with_iobinding(binding)
-        found = binding.get_outputs()[0].numpy()
-        empty = {name: np.zeros((2, shape[1], 0, shape[3]), np.float32) for name, shape in past.items()}
-        (expected,) = session.run(["logits"], {**step(0, end), **empty})
-        np.testing.assert_allclose(found[1], expected[1, begin:end], atol=1e-4)
-        np.testing.assert_allclose(found[0, -1], expected[0, -1], atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from onnxport.bundles.manifest import FILE_NAME, ComponentDescription, Manifest,
 from onnxport.bundles.written import BoundGraphs, PlannedFile
 from onnxport.checkpoint.checkpoint import Checkpoint
 from onnxport.description.description import GraphDescription, TensorSpec
+from onnxport.fusions.cache_length import shares_cache
 from onnxport.fusions.fuse import fused_operators
 from onnxport.options import ExportOptions
 from onnxport.passes.quantization_plan import to_values
@@ -141,6 +142,7 @@ def describe_component(
         adapter_inputs=adapter_inputs_of(model),
         dtype=bound.precision.name,
         fused=fused_operators(model) if optimized else {},
+        shares_cache=optimized and shares_cache(model),
     )
 
 

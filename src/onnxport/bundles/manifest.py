@@ -55,6 +55,7 @@ class ComponentDescription:
         adapter_inputs: optional inputs for the matrices of an adapter, in the graph's order.
         dtype: its precision, a name of `--dtype`; empty in manifests that were written before there were several.
         fused: with `--optimize`, the number of nodes of each fused operator.
+        shares_cache: whether past and present of its cache may be one buffer that is longer than the cache.
         absent_inputs: inputs that a client's layout leaves out, because the client never passes them.
         model_names: name of an input or output that a client's layout has another name for, to the model's name.
     """
@@ -74,6 +75,7 @@ class ComponentDescription:
     dtype: str = ""
     fused: dict[str, int] = field(default_factory=dict)
     model_names: dict[str, str] = field(default_factory=dict)
+    shares_cache: bool = False
     absent_inputs: tuple[str, ...] = ()
 
     def with_model_names(self) -> ComponentDescription:

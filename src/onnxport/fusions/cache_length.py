@@ -21,13 +21,9 @@ class CacheLengthPass(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Change the nodes in place."""
         inputs = {str(value.name): value for value in model.graph.inputs}
-        tokens = next((inputs[name] for name in _TOKENS if name in inputs), None)
-        caches = [value for name, value in inputs.items() if name.startswith("past_")]
-        uses = [use.node for cache in caches for use in cache.uses()]
-        lengths = [node for node in uses if node.op_type == "Shape" and _is_length(node)]
-        others = [node for node in uses if node not in lengths]
-        is_shared = bool(others) and all((node.op_type, node.domain) == _GROUPED for node in others)
-        if not lengths or not is_shared or tokens is None or rank(inputs.get(_MASK)) != 2:
+        tokens = _tokens(model)
+        lengths, others = _cache_uses(model)
+        if not lengths or not _are_grouped(others) or tokens is None:
             return ir.passes.PassResult(model, modified=False)
         for node in lengths:
             total, new = (add_node(node, "Shape", [value], {"start": 1, "end": 2}) for value in (inputs[_MASK], tokens))
@@ -35,6 +31,35 @@ class CacheLengthPass(ir.passes.InPlacePass):
             past.type, past.shape = node.outputs[0].type, node.outputs[0].shape
             ir.convenience.replace_all_uses_with(node.outputs[0], past)
         return ir.passes.PassResult(model, modified=True)
+
+
+def cache_readers(model: ir.Model) -> list[ir.Node]:
+    """Return the nodes that read the caches; none if the length of the past can't be read from the mask."""
+    return [] if _tokens(model) is None else list(dict.fromkeys(_cache_uses(model)[1]))
+
+
+def _tokens(model: ir.Model) -> ir.Value | None:
+    """Return the tokens of a decoder whose mask covers the past, too; None for another graph."""
+    inputs = {str(value.name): value for value in model.graph.inputs}
+    return next((inputs[name] for name in _TOKENS if name in inputs), None) if rank(inputs.get(_MASK)) == 2 else None
+
+
+def shares_cache(model: ir.Model) -> bool:
+    """Return whether past and present of a graph's cache may be one buffer that is longer than the cache."""
+    lengths, others = _cache_uses(model)
+    return not lengths and _are_grouped(others)
+
+
+def _cache_uses(model: ir.Model) -> tuple[list[ir.Node], list[ir.Node]]:
+    """Return the nodes that read the length of a cache, and the others that read a cache."""
+    caches = [value for value in model.graph.inputs if str(value.name).startswith("past_")]
+    uses = [use.node for cache in caches for use in cache.uses()]
+    lengths = [node for node in uses if node.op_type == "Shape" and _is_length(node)]
+    return lengths, [node for node in uses if node not in lengths]
+
+
+def _are_grouped(nodes: list[ir.Node]) -> bool:
+    return bool(nodes) and all((node.op_type, node.domain) == _GROUPED for node in nodes)
 
 
 _GROUPED = ("GroupQueryAttention", MICROSOFT)

@@ -1,11 +1,12 @@
-"""Replace ONNX's `Attention` with operators that ONNX Runtime has for GPUs.
+"""Replace ONNX's `Attention` with ONNX Runtime's operators.
 
     Attention(q, k, v, mask, past_key, past_value)   →   GroupQueryAttention, if the mask is causal
-    the others                                       →   MultiHeadAttention
+    the others                                       →   MultiHeadAttention, for GPUs
 
 Both add the mask as a bias, so that any padding is right: for `GroupQueryAttention`, padding counts as tokens. It takes
-several tokens after a past in a batch with its input `query_seqlens`, which CUDA has; without it, only with a batch
-of 1. Otherwise, grouped keys and values are repeated for `MultiHeadAttention`, as they were traced.
+several tokens after a past in a batch with its input `query_seqlens`, which the providers of the CPU and CUDA have;
+without it, only with a batch of 1. Otherwise, grouped keys and values are repeated for `MultiHeadAttention`, as they
+were traced.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from onnxport.fusions._matching import (
     replace,
     size,
 )
+from onnxport.fusions.cache_length import cache_readers
 
 HEAD_SIZES = 8
 """`GroupQueryAttention` takes heads whose size is a multiple of this."""
@@ -49,6 +51,23 @@ class ContribAttentionPass(ir.passes.InPlacePass):
             else:
                 _MultiHead(model.graph, node).replace()
         return ir.passes.PassResult(model, modified=bool(nodes))
+
+
+class SharedCachePass(ir.passes.InPlacePass):
+    """Replace `Attention` with `GroupQueryAttention` if past and present of the whole cache can then be one buffer."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Replace the nodes in place."""
+        readers = cache_readers(model)
+        fits = bool(readers) and all(
+            node.op_type == "Attention" and node.domain == "" and _fits_group_query(node) for node in readers
+        )
+        lengths = Lengths(model.graph)
+        for node in readers if fits else ():
+            _to_group_query(node, lengths)
+        if fits:
+            model.opset_imports[MICROSOFT] = 1
+        return ir.passes.PassResult(model, modified=fits)
 
 
 def _heads(node: ir.Node) -> tuple[int, int]:
@@ -127,10 +146,9 @@ def _to_group_query(node: ir.Node, lengths: Lengths) -> None:
     inputs = [query, key, value, past_key, past_value, seqlens, total, None, None, None, mask]
     if size(query, 0) != 1:
         inputs += [None] * 5 + [query_seqlens]
-    heads = dict(zip(("num_heads", "kv_num_heads"), _heads(node), strict=True))
-    fused = add_node(
-        node, "GroupQueryAttention", inputs, {**heads, "scale": node.attributes["scale"]}, domain=MICROSOFT, outputs=3
-    )
+    kept = {name: node.attributes[name] for name in ("scale", "softcap") if name in node.attributes}
+    attributes: Attributes = {**dict(zip(("num_heads", "kv_num_heads"), _heads(node), strict=True)), **kept}
+    fused = add_node(node, "GroupQueryAttention", inputs, attributes, domain=MICROSOFT, outputs=3)
     for old, new in zip(node.outputs, fused.outputs, strict=True):
         replace(old, new)
 

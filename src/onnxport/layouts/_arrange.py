@@ -28,6 +28,7 @@ from onnxport.layouts._graph_files import (
 )
 from onnxport.layouts._layout import Exported, Layout
 from onnxport.layouts._logits import add_logits_to_keep
+from onnxport.layouts._plain_attention import with_plain_attention
 from onnxport.writing.linking import link_or_copy
 
 logger = logging.getLogger(__name__)
@@ -173,6 +174,8 @@ def _place_component(
     names = _new_names(component, patterns)
     if names:
         rename_values(graph, names)
+    if layout.plain_attention and component.shares_cache:
+        component = with_plain_attention(component, graph)
     absent = _leave_out(graph, component, exported, layout)
     unbatched = [value for value in component.inputs if value.name in layout.unbatched.get(exported.architecture, ())]
     if unbatched:

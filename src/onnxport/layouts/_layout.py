@@ -112,6 +112,7 @@ class Layout:
             padding tokens itself.
         unbatched: class to inputs that the client passes without the batch axis.
         logits_to_keep: whether the client passes decoders with a cache the input `num_logits_to_keep`.
+        plain_attention: whether the client's ONNX Runtime lacks the attention that shares the memory of the cache.
         exchange: changes what graphs of one model pass each other, if the client's do otherwise. It gets the export,
             whose `placed` graphs may be replaced in the target directory, and returns their descriptions.
         check: yields warnings about what the client can't load or use. It raises UnsupportedError if it can load
@@ -135,6 +136,7 @@ class Layout:
     token_masks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unbatched: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     logits_to_keep: bool = False
+    plain_attention: bool = False
     exchange: Callable[[Exported, Path], tuple[ComponentDescription, ...]] = _as_placed
     check: Callable[[Exported], Iterable[str]] = _no_warnings
     options: Mapping[str, Any] = field(default_factory=dict)

@@ -159,8 +159,7 @@ def _genai_config(settings: Settings, exported: Exported) -> Settings:
         **found.settings,
         "decoder": _decoder_settings(decoder, exported, found.past),
     }
-    layers = sum(_is_cache(value) and value.name.endswith(".key") for value in decoder.inputs)
-    return {"model": model, "search": _search(generation, context, shared=_shares_buffer(decoder, layers))}
+    return {"model": model, "search": _search(generation, context, shared=decoder.shares_cache)}
 
 
 def _decoder_settings(component: ComponentDescription, exported: Exported, past: str) -> dict[str, Any]:
@@ -244,11 +243,6 @@ def _search(generation: Settings, context: int, *, shared: bool) -> dict[str, An
     found = {name: generation[name] for name in _SEARCH if generation.get(name) is not None}
     search = {**_SEARCH, **found, "max_length": context, "past_present_share_buffer": shared}
     return search if search["do_sample"] else {**search, "top_k": 1}
-
-
-def _shares_buffer(component: ComponentDescription, layers: int) -> bool:
-    """Return whether every layer's attention writes into a buffer that is longer than the cache."""
-    return component.fused.get("GroupQueryAttention", 0) == layers
 
 
 def _first(settings: Mapping[str, Any], names: tuple[str, ...]) -> Any:

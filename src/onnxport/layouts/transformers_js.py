@@ -243,6 +243,7 @@ LAYOUT = Layout(
     token_masks={_TEXT_TO_SPEECH: ("encoder_model",)},
     unbatched={"SpeechT5HifiGan": ("spectrogram",)},
     logits_to_keep=True,
+    plain_attention=True,
     check=_check,
     options={"dtype": "fp32,q8,q4,q4f16,fp16", "io_dtype": "fp32"},
     type_options={name: {"split_encoders": True} for name in _SAM_TYPES},

@@ -22,6 +22,8 @@ MROPE_RANK = 3
 """Rank of `position_ids` in models with multimodal rotary embeddings: [3, batch, tokens], for time, height, width."""
 _LENGTH_AXIS = 2
 """Sequence axis of keys and values."""
+_LEAST_ROOM = 128
+"""Least number of positions for which a cache gets room beyond those that it needs."""
 
 
 @dataclass
@@ -33,12 +35,34 @@ class DecoderCache:
         batch_size: number of sequences.
         length: number of positions that the cache covers.
         prefix: number of positions before the first token, for image embeddings (GIT).
+        capacity: number of positions that `tensors` have room for, if a step writes into them; else None.
     """
 
     tensors: dict[str, NDArray[Any] | onnxruntime.OrtValue]
     batch_size: int
     length: int = 0
     prefix: int = 0
+    capacity: int | None = None
+
+    def reserve(self, length: int, sequence_axes: Mapping[str, int]) -> None:
+        """Make room in the cache for at least `length` positions.
+
+        Args:
+            length: number of positions.
+            sequence_axes: cache input name to its sequence axis.
+        """
+        if self.capacity is not None and length <= self.capacity:
+            return
+        self.capacity = length + max(length // 2, _LEAST_ROOM)
+        for name, axis in sequence_axes.items():
+            value = self.tensors[name]
+            array = value if isinstance(value, np.ndarray) else to_array(value)
+            shape = list(array.shape)
+            shape[axis] = self.capacity
+            grown = np.zeros(shape, dtype=array.dtype)
+            cached = (slice(None),) * axis + (slice(self.length),)
+            grown[cached] = array[cached]
+            self.tensors[name] = _ort_value(grown)
 
     def reorder(self, indices: NDArray[np.integer[Any]]) -> None:
         """Select sequences by their batch index, in this order; an index may be repeated."""
@@ -54,7 +78,7 @@ class DecoderCache:
             count: number of tokens to remove.
             sequence_axes: cache input name to its sequence axis; other tensors are unchanged.
         """
-        for name, axis in sequence_axes.items():
+        for name, axis in sequence_axes.items() if self.capacity is None else ():
             array = to_array(self.tensors[name])
             cropped = np.take(array, range(array.shape[axis] - count), axis=axis)
             self.tensors[name] = _ort_value(cropped)
@@ -219,10 +243,18 @@ class Decoder:
         """
         is_first = cache.length == 0
         updated = {name: out for name, out in self.cache_outputs.items() if is_first or _CROSS_ATTENTION not in name}
+        written: dict[str, Any] = {}
+        if self.graph.shares_cache:
+            cache.reserve(cache.length + tokens, self.sequence_axes)
+            written = {updated[name]: cache.tensors[name] for name in self.sequence_axes}
         outputs = self.graph.run(
-            {**inputs, **cache.tensors}, [*returned, *updated.values()], on_device=updated.values()
+            {**inputs, **cache.tensors},
+            [*returned, *updated.values()],
+            on_device=updated.values(),
+            into=written,
         )
-        cache.tensors.update({name: outputs[output] for name, output in updated.items()})
+        grown = {name: outputs[output] for name, output in updated.items() if output not in written}
+        cache.tensors.update(grown)
         cache.length += tokens
         return {name: to_array(outputs[name]) for name in returned}
 

@@ -127,6 +127,7 @@ class Directory:
             settings = replace(self.settings, adapter=self._adapter_of(component))
             with self.unreplaced():
                 graph = Graph(file, settings, found.max_sizes, positions, defaults, self._model_names[component])
+            graph.shares_cache = found.shares_cache and settings.on_cpu
             self._graphs[component] = graph
             if EMBEDS in graph.inputs and self.has(EMBEDDING):
                 counts_ids = self.manifest.positions == INPUT_IDS and "position_ids" not in graph.inputs

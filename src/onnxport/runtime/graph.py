@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -90,6 +91,7 @@ class Graph:
         embedding: makes its `inputs_embeds` of token ids; None if it takes none, or the export has no token embeddings.
         inputs: input name to its element type and axes.
         outputs: output name to its element type and axes.
+        shares_cache: whether past and present of its cache may be one buffer that is longer than the cache.
         seconds: time spent inside ONNX Runtime, over all runs.
 
     Raises:
@@ -126,6 +128,7 @@ class Graph:
         self._positions = tuple(positions)
         self.defaults = dict(defaults or {})
         self.embedding: TokenEmbedding | None = None
+        self.shares_cache = False
         self.seconds = 0.0
         names = model_names or {}
         self._graph_names = {name: graph_name for graph_name, name in names.items()}
@@ -138,7 +141,12 @@ class Graph:
         self._run_options.log_severity_level = _LOG_FATAL_ONLY  # errors are raised, and reported by the caller
 
     def run(
-        self, feed: Feed, outputs: Collection[str] | None = None, *, on_device: Collection[str] = ()
+        self,
+        feed: Feed,
+        outputs: Collection[str] | None = None,
+        *,
+        on_device: Collection[str] = (),
+        into: Mapping[str, onnxruntime.OrtValue] = MappingProxyType({}),
     ) -> dict[str, onnxruntime.OrtValue]:
         """Run the graph once.
 
@@ -146,6 +154,7 @@ class Graph:
             feed: every input of the graph; arrays are cast to the input's element type.
             outputs: names of the outputs to compute; defaults to all.
             on_device: outputs that stay on the device for a later run; others are copied to the host.
+            into: output name to the value that it is written into.
 
         Returns:
             The outputs by name.
@@ -178,8 +187,11 @@ class Graph:
         for name, value in self._adapter.items():  # a binding ignores the adapters of the run options
             binding.bind_ortvalue_input(name, value)
         for name in names:
-            place = self._device if name in on_device else ()
-            binding.bind_output(self._graph_names.get(name, name), *place)
+            graph_name = self._graph_names.get(name, name)
+            if name in into:
+                binding.bind_ortvalue_output(graph_name, into[name])
+            else:
+                binding.bind_output(graph_name, *(self._device if name in on_device else ()))
         start = time.perf_counter()
         try:
             self.session.run_with_iobinding(binding, self._run_options)

@@ -177,7 +177,7 @@ class GenerativeModel(OnnxModel):
         On the CPU, torch's operators between two steps run on one thread: OpenMP's threads would spin after each, for
         longer than a step takes, on the cores that ONNX Runtime computes the next step with.
         """
-        threads = 1 if self.directory.settings.device_type == "cpu" else None
+        threads = 1 if self.directory.settings.on_cpu else None
         with threadpool_limits(threads, user_api="openmp"):
             return super().generate(*arguments, **settings)  # type: ignore[misc]  # of `GenerationMixin`
 

@@ -71,6 +71,11 @@ class RunSettings:
         """The device's index, 0 by default."""
         return int(self.device.partition(":")[2] or 0)
 
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the CPU's execution provider runs all operators."""
+        return self.resolve_providers() == [_CPU]
+
     def resolve_providers(self) -> list[Provider]:
         """Return the execution providers.
 
