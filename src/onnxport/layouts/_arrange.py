@@ -174,7 +174,7 @@ def _place_component(
     names = _new_names(component, patterns)
     if names:
         rename_values(graph, names)
-    if layout.plain_attention and component.shares_cache:
+    if layout.plain_attention and "GroupQueryAttention" in component.fused:
         component = with_plain_attention(component, graph)
     absent = _leave_out(graph, component, exported, layout)
     unbatched = [value for value in component.inputs if value.name in layout.unbatched.get(exported.architecture, ())]

@@ -112,7 +112,7 @@ class Layout:
             padding tokens itself.
         unbatched: class to inputs that the client passes without the batch axis.
         logits_to_keep: whether the client passes decoders with a cache the input `num_logits_to_keep`.
-        plain_attention: whether the client's ONNX Runtime lacks the attention that shares the memory of the cache.
+        plain_attention: whether the client's ONNX Runtime lacks `query_seqlens` of `GroupQueryAttention`.
         exchange: changes what graphs of one model pass each other, if the client's do otherwise. It gets the export,
             whose `placed` graphs may be replaced in the target directory, and returns their descriptions.
         check: yields warnings about what the client can't load or use. It raises UnsupportedError if it can load
