@@ -119,6 +119,8 @@ def test_images_without_crops_are_fed_none() -> None:
 class RecordingGraph:
     """A substitute for a decoder's graph that records its inputs."""
 
+    shares_cache = False
+
     def __init__(self) -> None:
         axes = ("batch_size", "sequence_length")
         names = ("inputs_embeds", "attention_mask", "position_ids")

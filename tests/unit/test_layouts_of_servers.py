@@ -81,7 +81,7 @@ def test_genai_gets_the_graph_and_the_generation_settings(tmp_path: Path) -> Non
 
 
 def test_genai_shares_the_buffer_of_fused_attention(tmp_path: Path) -> None:
-    fused = replace(DECODER, fused={"GroupQueryAttention": 3})
+    fused = replace(DECODER, shares_cache=True)
     rearrange(exported(tmp_path / "in", fused), "genai", tmp_path / "out")
     assert genai_config(tmp_path / "out")["search"]["past_present_share_buffer"] is True
 
