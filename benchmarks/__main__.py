@@ -19,9 +19,7 @@ from benchmarks.page import page, section
 from benchmarks.results import load, machine, save
 from benchmarks.rounds import Bench, Measured, tell
 from benchmarks.rows import ROWS, Cell, groups
-from benchmarks.sides import OTHERS, REPOSITORY, SIDES
-
-WORK = REPOSITORY / ".cache" / "benchmarks"
+from benchmarks.sides import OTHERS, REPOSITORY, SIDES, WORK
 
 
 def main() -> int:

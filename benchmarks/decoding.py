@@ -16,18 +16,16 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
-from benchmarks.environments import set_up
+from benchmarks.environments import set_up, set_up_node
 from benchmarks.gguf_file import write_gguf
-from benchmarks.results import described_run
+from benchmarks.results import measured_at, new_record, write_record
 from benchmarks.rounds import Bench
 from benchmarks.rows import LLAMAS
 from benchmarks.served import serve, started
-from benchmarks.sides import REPOSITORY, SIDES, command
+from benchmarks.sides import REPOSITORY, SIDES, WORK, command
 
-WORK = REPOSITORY / ".cache" / "benchmarks"
 RESULT = WORK / "results" / "decoding.json"
 PROMPT, NEW = 512, 64
 THREADS = (1, 2)
@@ -50,12 +48,11 @@ def main() -> int:
     if arguments.side:
         side, directory, threads = arguments.side
         return serve(lambda: {"onnxport": _ours, "genai": _genai}[side](directory, int(threads)))
-    record = {**described_run(arguments.runs), "sides": {}}
+    record = new_record(arguments.runs)
     for model in LLAMAS:
         for threads in THREADS:
             record["sides"][f"{model}, {threads}"] = _measure(model, threads, arguments.runs)
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_record(RESULT, record)
     print(section(record))
     return 0
 
@@ -77,8 +74,7 @@ def section(result: dict[str, Any]) -> str:
                 for figure in ("step", "prefill")
             ]
             lines.append(f"| {where} | {side} | {' | '.join(cells)} |")
-    where = f"{result['date']}, commit {result['commit']}, rounds: {result['runs']}, load {result['load']:.1f} before."
-    return "\n".join([*lines, "", f"{where} llama.cpp has Q4_0 for all matrices ({NODE_PACKAGE}).", ""])
+    return "\n".join([*lines, "", f"{measured_at(result)} llama.cpp has Q4_0 for all matrices ({NODE_PACKAGE}).", ""])
 
 
 def _judge(side: str, figure: str, ratio: float) -> str:
@@ -125,17 +121,14 @@ def _commands(model: str, threads: int) -> dict[str, list[str]]:
     return {
         "onnxport": [sys.executable, *module, "onnxport", str(folder / "int4"), str(threads)],
         "onnxruntime-genai": [genai, *module, "genai", str(folder / "genai-int4"), str(threads)],
-        "llama.cpp": ["node", str(script), str(_node_modules()), str(folder / "q4_0.gguf"), *numbers],
+        "llama.cpp": [
+            "node",
+            str(script),
+            str(set_up_node(WORK / "environments" / "node", (NODE_PACKAGE,))),
+            str(folder / "q4_0.gguf"),
+            *numbers,
+        ],
     }
-
-
-def _node_modules() -> Path:
-    folder = WORK / "environments" / "node"
-    if not (folder / "node_modules" / "node-llama-cpp").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        install = ["npm", "install", "--silent", "--ignore-scripts", "--prefix", str(folder), NODE_PACKAGE]
-        subprocess.run(install, check=True)
-    return folder
 
 
 def _ours(directory: str, threads: int) -> Callable[[], dict[str, float]]:

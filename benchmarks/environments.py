@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import venv
+from collections.abc import Sequence
 from pathlib import Path
 
 _TORCH = "torch==2.13.0"
@@ -32,6 +33,20 @@ def set_up(name: str, root: Path) -> None:
     except (OSError, subprocess.CalledProcessError) as error:
         raise RuntimeError(f"the environment {name} can't be created: {error}") from error
     (home / "installed").touch()
+
+
+def set_up_node(folder: Path, packages: Sequence[str]) -> Path:
+    """Install packages of npm once, without their scripts, and return the folder that has them in `node_modules`.
+
+    Raises:
+        subprocess.CalledProcessError: npm fails.
+    """
+    if not (folder / "installed").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        install = ["npm", "install", "--silent", "--ignore-scripts", "--prefix", str(folder), *packages]
+        subprocess.run(install, check=True)
+        (folder / "installed").touch()
+    return folder
 
 
 def versions(name: str, root: Path) -> dict[str, str]:

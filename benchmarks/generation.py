@@ -9,7 +9,6 @@ threads, the same token ids or audio features, and their own `generate`, with th
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -19,11 +18,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import described_run
+from benchmarks.results import measured_at, new_record, write_record
 from benchmarks.served import serve, started
-from benchmarks.sides import REPOSITORY
+from benchmarks.sides import WORK
 
-WORK = REPOSITORY / ".cache" / "benchmarks"
 RESULT = WORK / "results" / "generation.json"
 THREADS, PROMPT, NEW = 2, 128, 128
 SIDES = {"onnxport": "", "PyTorch": "", "optimum-onnx": "optimum"}
@@ -42,11 +40,11 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.side:
         return serve(lambda: _load(*arguments.side))
-    run = described_run(arguments.runs)
-    found = {model: _measure(model, arguments.runs) for model in ("smollm2", "whisper-tiny")}
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps({**run, "sides": found}, indent=1) + "\n", encoding="utf-8")
-    print(section(json.loads(RESULT.read_text(encoding="utf-8"))))
+    record = new_record(arguments.runs)
+    for model in ("smollm2", "whisper-tiny"):
+        record["sides"][model] = _measure(model, arguments.runs)
+    write_record(RESULT, record)
+    print(section(record))
     return 0
 
 
@@ -68,8 +66,7 @@ def section(result: dict[str, Any]) -> str:
         share = statistics.median((run["seconds"] - run["session"]) / run["session"] for run in runs)
         judged = f"{share:.1%} | ≤ {OVERHEAD:.0%} | {_reached(share <= OVERHEAD)}"
         lines.append(f"| {model} | Python, of the session's own time | | {judged} |")
-    where = f"{result['date']}, commit {result['commit']}, rounds: {result['runs']}, load {result['load']:.1f} before."
-    return "\n".join([*lines, "", where, ""])
+    return "\n".join([*lines, "", measured_at(result), ""])
 
 
 def _reached(yes: bool) -> str:

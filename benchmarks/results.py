@@ -43,15 +43,31 @@ def machine(bench: Bench) -> dict[str, Any]:
 
 
 def described_run(runs: int) -> dict[str, Any]:
-    """Return the date, the commit, the number of rounds, and the load of the machine before them."""
-    date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    return {"date": date, "commit": _commit(), "runs": runs, "load": os.getloadavg()[0]}
+    """Return the date, the commit and the number of rounds."""
+    return {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), "commit": _commit(), "runs": runs}
+
+
+def new_record(runs: int) -> dict[str, Any]:
+    """Return a run's description with the load of the machine before it, for the figures of its sides."""
+    return {**described_run(runs), "load": os.getloadavg()[0], "sides": {}}
+
+
+def write_record(file: Path, record: dict[str, Any]) -> None:
+    """Write the figures of a run."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def measured_at(record: dict[str, Any]) -> str:
+    """Return when and at which commit a record was measured, as a sentence."""
+    when = f"{record['date']}, commit {record['commit']}, rounds: {record['runs']}"
+    return f"{when}, load {record['load']:.1f} before."
 
 
 def save(key: str, cells: dict[Cell, Measured], context: tuple[Bench, int, dict[str, Any]]) -> None:
     """Write the results file of a row so far; results of checkpoints that were measured earlier are kept."""
     bench, runs, environment = context
-    run = {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), "commit": _commit(), "runs": runs}
+    run = described_run(runs)
     models = {model: {**run, "machine": environment, **_sizes(bench, model)} for model, _ in cells}
     old = {} if ROWS[key].together else load(bench.work).get(key, {})
     kept = {(cell["model"], cell["side"]): cell for cell in old.get("cells", []) if cell["model"] not in models}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+WORK = REPOSITORY / ".cache" / "benchmarks"
 
 
 @dataclass(frozen=True)

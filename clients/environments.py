@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.environments import set_up_node
 from clients.models import ROOT
 
 PACKAGES = {
@@ -38,13 +39,7 @@ def environment(name: str) -> dict[str, str]:
 
 def node_modules() -> Path:
     """Install the packages for Node once, without their scripts, and return the folder that has them."""
-    folder = ROOT / "environments" / "node"
-    if not (folder / _READY).exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        install = ["npm", "install", "--silent", "--ignore-scripts", "--prefix", str(folder), *NODE_PACKAGES]
-        subprocess.run(install, check=True)
-        (folder / _READY).touch()
-    return folder
+    return set_up_node(ROOT / "environments" / "node", NODE_PACKAGES)
 
 
 def browser() -> str:

@@ -20,13 +20,12 @@ class CacheLengthPass(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Change the nodes in place."""
-        inputs = {str(value.name): value for value in model.graph.inputs}
-        tokens = _tokens(model)
+        sized = _mask_and_tokens(model)
         lengths, others = _cache_uses(model)
-        if not lengths or not _are_grouped(others) or tokens is None:
+        if not lengths or not _are_grouped(others) or not sized:
             return ir.passes.PassResult(model, modified=False)
         for node in lengths:
-            total, new = (add_node(node, "Shape", [value], {"start": 1, "end": 2}) for value in (inputs[_MASK], tokens))
+            total, new = (add_node(node, "Shape", [value], {"start": 1, "end": 2}) for value in sized)
             past = add_node(node, "Sub", [total.outputs[0], new.outputs[0]]).outputs[0]
             past.type, past.shape = node.outputs[0].type, node.outputs[0].shape
             ir.convenience.replace_all_uses_with(node.outputs[0], past)
@@ -35,13 +34,14 @@ class CacheLengthPass(ir.passes.InPlacePass):
 
 def cache_readers(model: ir.Model) -> list[ir.Node]:
     """Return the nodes that read the caches; none if the length of the past can't be read from the mask."""
-    return [] if _tokens(model) is None else list(dict.fromkeys(_cache_uses(model)[1]))
+    return list(dict.fromkeys(_cache_uses(model)[1])) if _mask_and_tokens(model) else []
 
 
-def _tokens(model: ir.Model) -> ir.Value | None:
-    """Return the tokens of a decoder whose mask covers the past, too; None for another graph."""
+def _mask_and_tokens(model: ir.Model) -> tuple[ir.Value, ...]:
+    """Return the mask, which covers the past, too, and the tokens of a decoder; nothing for another graph."""
     inputs = {str(value.name): value for value in model.graph.inputs}
-    return next((inputs[name] for name in _TOKENS if name in inputs), None) if rank(inputs.get(_MASK)) == 2 else None
+    tokens = next((inputs[name] for name in _TOKENS if name in inputs), None)
+    return () if tokens is None or rank(inputs.get(_MASK)) != 2 else (inputs[_MASK], tokens)
 
 
 def shares_cache(model: ir.Model) -> bool:
@@ -59,10 +59,10 @@ def _cache_uses(model: ir.Model) -> tuple[list[ir.Node], list[ir.Node]]:
 
 
 def _are_grouped(nodes: list[ir.Node]) -> bool:
-    return bool(nodes) and all((node.op_type, node.domain) == _GROUPED for node in nodes)
+    return bool(nodes) and all((node.op_type, node.domain) == GROUPED for node in nodes)
 
 
-_GROUPED = ("GroupQueryAttention", MICROSOFT)
+GROUPED = ("GroupQueryAttention", MICROSOFT)
 
 
 def _is_length(node: ir.Node) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from onnxport.fusions._matching import (
     MICROSOFT,
@@ -24,7 +25,7 @@ from onnxport.fusions._matching import (
     replace,
     size,
 )
-from onnxport.fusions.cache_length import cache_readers
+from onnxport.fusions.cache_length import GROUPED, cache_readers
 
 HEAD_SIZES = 8
 """`GroupQueryAttention` takes heads whose size is a multiple of this."""
@@ -146,11 +147,44 @@ def _to_group_query(node: ir.Node, lengths: Lengths) -> None:
     inputs = [query, key, value, past_key, past_value, seqlens, total, None, None, None, mask]
     if size(query, 0) != 1:
         inputs += [None] * 5 + [query_seqlens]
-    kept = {name: node.attributes[name] for name in ("scale", "softcap") if name in node.attributes}
-    attributes: Attributes = {**dict(zip(("num_heads", "kv_num_heads"), _heads(node), strict=True)), **kept}
+    attributes = {**dict(zip((_Q_HEADS, _KV_HEADS), _heads(node), strict=True)), **_kept(node)}
     fused = add_node(node, "GroupQueryAttention", inputs, attributes, domain=MICROSOFT, outputs=3)
     for old, new in zip(node.outputs, fused.outputs, strict=True):
         replace(old, new)
+
+
+def to_plain_attention(model: ir.Model) -> int:
+    """Replace `GroupQueryAttention` that has `query_seqlens` and no sinks with `Attention`, in place.
+
+    Returns:
+        The number of nodes.
+    """
+    nodes = [node for node in model.graph if (node.op_type, node.domain) == GROUPED and _has_query_lengths(node)]
+    for node in nodes:
+        query, key, value, past_key, past_value = node.inputs[:_PAST_END]
+        heads = {
+            f"{name}_num_heads": node.attributes.get_int(old, 0) for name, old in (("q", _Q_HEADS), ("kv", _KV_HEADS))
+        }
+        inputs = [query, key, value, node.inputs[_BIAS], past_key, past_value]
+        plain = add_node(node, "Attention", inputs, {**heads, **_kept(node)}, outputs=3)
+        for old, new in zip(node.outputs, plain.outputs, strict=True):
+            replace(old, new)
+    RemoveUnusedNodesPass()(model)
+    return len(nodes)
+
+
+def _has_query_lengths(node: ir.Node) -> bool:
+    return len(node.inputs) > _QUERY_LENGTHS and node.inputs[_SINK] is None
+
+
+def _kept(node: ir.Node) -> Attributes:
+    """Return the attributes that both operators have."""
+    return {name: node.attributes[name] for name in ("scale", "softcap") if name in node.attributes}
+
+
+_PAST_END, _BIAS, _SINK, _QUERY_LENGTHS = 5, 10, 11, 16
+"""Indices of inputs of `GroupQueryAttention`; the first follows those of the cache."""
+_Q_HEADS, _KV_HEADS = "num_heads", "kv_num_heads"
 
 
 class _MultiHead:
