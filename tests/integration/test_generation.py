@@ -143,6 +143,19 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "linear_num_value_heads": 4,
         },
     ),
+    "compressed windows of tokens": (
+        "DeepseekV4Config",
+        {
+            **_BERT,
+            "num_hidden_layers": 3,
+            "layer_types": ["sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"],
+            "mlp_layer_types": ["hash_moe", "moe", "moe"],
+            "compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 8},
+            **{"sliding_window": 20, "head_dim": 8, "partial_rotary_factor": 0.5, "q_lora_rank": 16},
+            **{"o_groups": 2, "o_lora_rank": 16, "index_n_heads": 16, "index_head_dim": 8, "index_topk": 3},
+            **{"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
+        },
+    ),
 }
 WIDE = {
     "interleaved rotary positions",
@@ -161,14 +174,16 @@ WIDE = {
 """Cases that only `make conformance` runs: others cover their mechanisms."""
 _RECURRENT = ["past_conv.0", "past_recurrent.0", "past_conv.1", "past_recurrent.1"]
 _KEYS = ["past_key_values.0.key", "past_key_values.0.value"]
-RECURRENT_INPUTS = {
+_COMPRESSED = [f"past_{name}.1.{part}" for name in ("compressor", "indexer") for part in ("kv", "gate")]
+CACHE_INPUTS = {
     "Mamba": ["past_conv.0", "past_ssm.0", "past_conv.1", "past_ssm.1"],
     "delta rule and full attention layers": _RECURRENT,
     "lightning and full attention layers": [*_KEYS, "past_recurrent.1"],
     "recurrent states in modules": _RECURRENT,
     "keys and a recurrent state in every layer": [*_KEYS, *_RECURRENT[:2]],
+    "compressed windows of tokens": ["past_key_values.0.key", "past_key_values.1.key", *_COMPRESSED],
 }
-"""The first cache inputs of recurrent models; their graphs are validated, too."""
+"""The first cache inputs of models that cache more than keys and values; their graphs are validated, too."""
 WITH_BEAMS = (
     "learned positions",
     "ALiBi",
@@ -176,6 +191,7 @@ WITH_BEAMS = (
     "rotary positions scaled by the length",
     "layers with a shared cache",
     "convolution and attention layers",
+    "compressed windows of tokens",
 )
 
 
@@ -223,7 +239,7 @@ def generated(model: Any, inputs: dict[str, torch.Tensor], **settings: Any) -> t
 @pytest.mark.parametrize("case", sampled(CASES, CASES.keys() - WIDE))
 def test_generated_tokens_equal_pytorchs(case: str, tmp_path: Path) -> None:
     source, original = checkpoint(tmp_path, *CASES[case])
-    expected_states = RECURRENT_INPUTS.get(case, [])
+    expected_states = CACHE_INPUTS.get(case, [])
     output = exported(source, proof="quick" if expected_states else "none")
     manifest = json.loads((output / "onnxport.json").read_text())
     assert manifest["validation"]["status"] == ("passed" if expected_states else "skipped")
@@ -447,6 +463,12 @@ def test_an_inferred_task_is_exported_without_an_unsupported_cache(
     assert generated(onnxport.load(directory), padded_prompts())[0] == generated(original, padded_prompts())[0]
     deeper, _ = checkpoint(tmp_path / "deeper", "ZayaConfig", {**_ZAYA, "attention_bias": True, "num_hidden_layers": 6})
     assert onnxport.inspect(exported(deeper, task=None)).task == "text-generation"  # cached graphs
+
+
+def test_a_buffer_that_transformers_keeps_in_fp32_is_fp32_in_a_graph_of_fp16(tmp_path: Path) -> None:
+    source, _ = checkpoint(tmp_path, *CASES["different key and value sizes"])  # the bias of each router
+    result = onnxport.export(source, tmp_path / "out", onnxport.ExportOptions(dtype="fp16", validate="quick"))
+    assert result.manifest.validation["status"] == "passed"
 
 
 def test_padding_is_masked_if_the_first_layer_has_no_keys(tmp_path: Path) -> None:

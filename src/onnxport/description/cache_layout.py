@@ -1,6 +1,7 @@
 """The tensors of each layer of a decoder's cache: names, shapes and axes; conversion from and to Transformers' cache.
 
-Attention caches keys and values, which grow by one entry per token; an indexer of sparse attention caches keys as well.
+Attention caches keys and values, which grow by one entry per token; an indexer of sparse attention caches keys as well,
+and attention to compressed windows of tokens caches what is compressed: a projection and a gate of each token.
 A recurrence caches the last inputs of its convolution (`conv`) and a state of fixed size: `ssm` in the Mamba family,
 `recurrent` in all others.
 """
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 _ATTENTION = ("keys", "values")
 _INDEXER = "indexer_keys"
-_SEQUENCE_AXES = {"keys": 2, "values": 2, _INDEXER: 1}
+_COMPRESSED = {f"{name}_{part}": 1 for name in ("compressor", "indexer") for part in ("kv", "gate")}
+_SEQUENCE_AXES = {"keys": 2, "values": 2, _INDEXER: 1, **_COMPRESSED}
 """Attributes whose tensors grow by one entry per token, to the axis that grows."""
 _RECURRENT = ("conv_states", "recurrent_states")
 _SUPPORTED_LAYERS = (
@@ -48,7 +50,8 @@ class CacheTensor:
     Attributes:
         layer: layer index.
         part: attribute of the layer in Transformers' cache.
-        kind: its part of the names in the graph: `key`, `value`, `index_key`, `conv`, `ssm` or `recurrent`.
+        kind: its part of the names in the graph: `key`, `value`, `index_key`, `conv`, `ssm` or `recurrent`; of one that
+            isn't among the keys and values, such as `compressor.kv`, also what is before the layer index.
         shape: shape without the batch axis, which is the first.
         number: index among several tensors of the same kind in a layer; None if it is the only one.
         sequence: label of the axis that grows: `sequence` for one entry per token; a cache with another label is filled
@@ -70,7 +73,9 @@ class CacheTensor:
     def name(self, direction: str) -> str:
         """Return its name among the graph's `inputs` or `outputs`."""
         if self.grows:
-            return f"{'past_key_values' if direction == 'inputs' else 'present'}.{self.layer}.{self.kind}"
+            owner, _, kind = self.kind.rpartition(".")
+            past, present = (f"past_{owner}", f"present_{owner}") if owner else ("past_key_values", "present")
+            return f"{past if direction == 'inputs' else present}.{self.layer}.{kind}"
         number = "" if self.number is None else f".{self.number}"
         return f"{'past' if direction == 'inputs' else 'present'}_{self.kind}.{self.layer}{number}"
 

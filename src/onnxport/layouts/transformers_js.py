@@ -246,7 +246,10 @@ LAYOUT = Layout(
     plain_attention=True,
     check=_check,
     options={"dtype": "fp32,q8,q4,q4f16,fp16", "io_dtype": "fp32"},
-    type_options={name: {"split_encoders": True} for name in _SAM_TYPES},
+    type_options={
+        **{name: {"split_encoders": True} for name in _SAM_TYPES},
+        "deepseek_v4": {"dtype": "fp32,q8,q4"},  # Transformers keeps layers in fp32 without casting their fp16 inputs
+    },
     class_options={name: {"split_encoders": True} for name in _SPLIT},
     max_data_bytes=_MAX_DATA_BYTES,
 )

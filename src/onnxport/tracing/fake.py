@@ -46,8 +46,8 @@ def build_fake(model_class: type[PreTrainedModel], config: PreTrainedConfig, dty
 def like_full(model: PreTrainedModel, full: PreTrainedModel) -> PreTrainedModel:
     """Match a fake model to the model that was bound to a checkpoint, in place.
 
-    The checkpoint determines which poolers exist, which parameters are tied, and the parameters' dtypes; some
-    parameters may stay in fp32.
+    The checkpoint determines which poolers exist, which parameters are tied, and the dtypes of parameters and buffers;
+    some may stay in fp32.
 
     Args:
         model: result of `build_fake`, possibly with fewer layers.
@@ -59,6 +59,7 @@ def like_full(model: PreTrainedModel, full: PreTrainedModel) -> PreTrainedModel:
                 with contextlib.suppress(AttributeError):
                     model.get_submodule(name)._modules[child] = None
     bound = dict(full.named_parameters(remove_duplicate=False))
+    buffers = dict(full.named_buffers(remove_duplicate=False))
     shared: dict[int, torch.nn.Parameter] = {}
     used: set[int] = set()
     for name, module in model.named_modules():
@@ -71,6 +72,10 @@ def like_full(model: PreTrainedModel, full: PreTrainedModel) -> PreTrainedModel:
                 shared[id(target)] = fake if is_reusable else _separate(fake, target.dtype)
                 used.add(id(shared[id(target)]))
             module._parameters[key] = shared[id(target)]
+        for key, buffer in module._buffers.items():
+            kept = buffers.get(f"{name}.{key}" if name else key)
+            if kept is not None and is_fake(buffer):
+                module._buffers[key] = buffer.to(kept.dtype)
     return model
 
 
