@@ -253,7 +253,7 @@ class Decoder:
             on_device=updated.values(),
             into=written,
         )
-        grown = {name: outputs[output] for name, output in updated.items() if output not in written}
+        grown = {name: outputs[output] for name, output in updated.items() if output in outputs}
         cache.tensors.update(grown)
         cache.length += tokens
         return {name: to_array(outputs[name]) for name in returned}

@@ -314,7 +314,9 @@ def prompts_decoder(model_class: type) -> bool:
 
 
 def _check_decoder_mask(mask: Tensor | None) -> None:
-    values = np.ones((1, 1)) if mask is None else np.asarray(mask)
+    if mask is None:
+        return
+    values = np.asarray(mask)
     if (values[:, 1:] > values[:, :-1]).any():
         raise OptionError(
             "decoder_attention_mask masks a token before others, but the exported decoder attends to all earlier "
