@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -21,8 +23,9 @@ from onnxport.checkpoint.reading import Reader
 from onnxport.errors import CheckpointError, CorruptCheckpointError, OutputError, WeightsMismatchError
 from onnxport.options import ExportOptions
 from onnxport.weights import building
-from onnxport.weights.expressions import Expression, InMemory
+from onnxport.weights.expressions import NO_FILES, Expression, InMemory
 from onnxport.weights.parameters import ParameterTensor
+from onnxport.weights.quantization import BlockScheme, quantized
 from onnxport.writing import linking
 from onnxport.writing.planning import plan_graph
 from onnxport.writing.write import save_graph, write_graph
@@ -127,6 +130,25 @@ def test_progress_counts_every_byte(tmp_path: Path) -> None:
     with reader:
         write_graph(plan, model, tmp_path, reader, seen.append)
     assert sum(seen) == sum(tensor.nbytes for tensor in plan.tensors)
+
+
+def test_two_matrices_are_quantized_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scheme, both = BlockScheme(4, 32), threading.Barrier(2, timeout=60)
+    matrices = {name: quantized(InMemory(normal(70, 64)), scheme) for name in ("first", "second")}
+    expected = {name: matrix.values.evaluate(NO_FILES) for name, matrix in matrices.items()}
+    quantize = BlockScheme.quantize
+
+    def when_both_are(*arguments: Any) -> Any:
+        both.wait()
+        return quantize(*arguments)
+
+    monkeypatch.setattr(BlockScheme, "quantize", when_both_are)
+    made = {f"{name}_{part}": getattr(m, part) for name, m in matrices.items() for part in ("values", "scales")}
+    save_graph(graph(made, NO_FILES), tmp_path / "m.onnx")
+    for name, value in ir.load(tmp_path / "m.onnx").graph.initializers.items():
+        assert value.const_value is not None
+        if str(name).endswith("values"):
+            np.testing.assert_array_equal(value.const_value.numpy(), expected[str(name).removesuffix("_values")])
 
 
 def test_copying_without_copy_file_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ requires other operations is loaded eagerly.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -80,6 +80,11 @@ class Expression:
     def children(self) -> tuple[Expression, ...]:
         """The operands; empty for a leaf."""
         return ()
+
+    @property
+    def computation(self) -> Hashable | None:
+        """What is computed at once for this and other expressions; None if nothing is."""
+        return self.children[0].computation if len(self.children) == 1 else None
 
     @cached_property
     def size(self) -> int:

@@ -341,9 +341,14 @@ class Quantized(Expression):
         """The operands."""
         return (self.operand, *((self.importance,) if self.importance is not None else ()))
 
+    @property
+    def computation(self) -> _Computation:
+        """The quantization of the matrix."""
+        return _Computation(self.operand, self.scheme, self.importance)
+
     def evaluate(self, reader: Reads) -> Array:
         """Return the values of the part."""
-        computation = _Computation(self.operand, self.scheme, self.importance)
+        computation = self.computation
         return _RESULTS.take(computation, self.part, lambda: computation.run(reader))
 
 

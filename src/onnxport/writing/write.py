@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,12 +108,8 @@ def _write_data(
 ) -> None:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o666)
     try:
-        with _writers() as submit:
-            jobs: dict[int, Future[None]] = {}
-            for item in planned:
-                assert item.offset is not None
-                if item.offset not in jobs:
-                    jobs[item.offset] = submit(_write_tensor, tensors[item.name], descriptor, item.offset, reader)
+        placed = {item.offset or 0: tensors[item.name] for item in reversed(planned)}  # equal tensors share an offset
+        with _writing(placed, descriptor, reader) as jobs:
             for item in planned:
                 jobs[item.offset or 0].result()
                 report(item.nbytes)
@@ -123,11 +119,28 @@ def _write_data(
 
 
 @contextmanager
-def _writers() -> Iterator[Callable[..., Future[None]]]:
-    """Yield the `submit` of a pool; after an error or an interrupt, nothing further that was submitted is done."""
+def _writing(
+    placed: Mapping[int, ir.TensorProtocol], descriptor: int, reader: Reader | None
+) -> Iterator[dict[int, Future[None]]]:
+    """Write tensors to their offsets in a file in a pool, and yield the job of each offset.
+
+    Tensors that are computed at once are one job: two would wait for each other. After an error or an interrupt,
+    nothing further is written.
+    """
+    computed: dict[Hashable, list[int]] = {}
+    for offset, tensor in placed.items():
+        expression = expression_of(tensor)
+        computation = None if expression is None else expression.computation
+        computed.setdefault(offset if computation is None else computation, []).append(offset)
+
+    def write(offsets: list[int]) -> None:
+        for offset in offsets:
+            _write_tensor(placed[offset], descriptor, offset, reader)
+
     pool = ThreadPoolExecutor(_WRITERS, thread_name_prefix="onnxport-write")
     try:
-        yield pool.submit
+        jobs = [(offsets, pool.submit(write, offsets)) for offsets in computed.values()]
+        yield {offset: job for offsets, job in jobs for offset in offsets}
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -141,17 +154,17 @@ def _write_model(
     descriptor = os.open(directory / plan.graph_file, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
         position = _write(descriptor, start, 0)
-        with _writers() as submit:
-            jobs = []
-            for item in streamed:
-                position = _write(descriptor, item.head, position)
-                tensor = model.graph.initializers[item.name].const_value
-                assert tensor is not None
-                jobs.append(submit(_write_tensor, tensor, descriptor, position, reader))
-                position += item.nbytes
-            for item, job in zip(streamed, jobs, strict=True):
-                job.result()
-                report(item.nbytes)
+        placed = {}
+        for item in streamed:
+            position = _write(descriptor, item.head, position)
+            tensor = model.graph.initializers[item.name].const_value
+            assert tensor is not None
+            placed[position] = tensor
+            position += item.nbytes
+        with _writing(placed, descriptor, reader) as jobs:
+            for offset, tensor in placed.items():
+                jobs[offset].result()
+                report(tensor.nbytes)
     finally:
         os.close(descriptor)
 
