@@ -14,6 +14,7 @@ import transformers
 
 import onnxport
 from conformance.checkpoints import randomize
+from conformance.matrix.tiny import checkpoint_of
 from onnxport.errors import OptionError, UnsupportedError
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.light import LightModel
@@ -469,6 +470,15 @@ def test_a_buffer_that_transformers_keeps_in_fp32_is_fp32_in_a_graph_of_fp16(tmp
     source, _ = checkpoint(tmp_path, *CASES["different key and value sizes"])  # the bias of each router
     result = onnxport.export(source, tmp_path / "out", onnxport.ExportOptions(dtype="fp16", validate="quick"))
     assert result.manifest.validation["status"] == "passed"
+
+
+def test_a_cache_that_transformers_keeps_in_fp32_is_fp16_in_a_graph_of_fp16(tmp_path: Path) -> None:
+    source, _ = checkpoint_of("dots3_note", "text-generation-with-past", tmp_path)  # an indexer in float32
+    (component,) = json.loads((exported(source, proof="quick", dtype="fp16") / "onnxport.json").read_text())[
+        "components"
+    ]
+    dtypes = {value["name"]: value["dtype"] for value in (*component["inputs"], *component["outputs"])}
+    assert dtypes["past_key_values.0.index_key"] == dtypes["present.0.index_key"] == "float16"
 
 
 def test_padding_is_masked_if_the_first_layer_has_no_keys(tmp_path: Path) -> None:

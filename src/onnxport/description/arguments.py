@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from onnxport._transformers_api import PAST
+from onnxport.description.axes import is_cached, present_name
 from onnxport.description.text_configs import text_config_of
 from onnxport.patching.patch import Replacement
 from onnxport.patching.scope import patching
@@ -105,13 +106,21 @@ def call(
 ) -> dict[str, torch.Tensor]:
     """Run a model on flat inputs and return its outputs, flat and in the description's order.
 
+    The cache has the dtypes of the inputs that it becomes in the next step: layers that Transformers keeps in float32,
+    such as Dots3 Note's indexer, return float32 in a model of float16.
+
     Args:
         model: a Transformers model, or its bound forward.
         config: description of the graph.
         layout: how the inputs were flattened.
         flat: flat name to tensor.
     """
-    return flatten_outputs(config, config.run(model, layout.arguments(flat)))
+    outputs = flatten_outputs(config, config.run(model, layout.arguments(flat)))
+    for name, past in flat.items():
+        present = outputs.get(present_name(name)) if is_cached(name) else None
+        if present is not None and present.dtype != past.dtype:
+            outputs[present_name(name)] = present.to(past.dtype)
+    return outputs
 
 
 @contextmanager

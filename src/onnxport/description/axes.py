@@ -46,6 +46,11 @@ def is_cached(name: str) -> bool:
     return name.startswith("past_") and "." in name
 
 
+def present_name(name: str) -> str:
+    """Return the name of the output that becomes a cache input in the next step."""
+    return name.replace("past_key_values", "present", 1) if name.startswith(PAST_INPUTS) else f"present{name[4:]}"
+
+
 def symbols_of(label: str) -> tuple[str, ...]:
     """Split a label into its symbols: `a + b` is `("a", "b")`."""
     return tuple(part.strip() for part in label.split("+"))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxport.description.axes import present_name
 from onnxport.errors import MissingInputError
 from onnxport.runtime.cross_attention import cross_attention_inputs
 from onnxport.runtime.graph import Feed, Graph, to_array
@@ -109,7 +110,7 @@ class Decoder:
     sequence_axes: Mapping[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
-        pairs = {name: _output_name(name) for name in self.graph.inputs if name.startswith("past_")}
+        pairs = {name: present_name(name) for name in self.graph.inputs if name.startswith("past_")}
         outputs = {name: output for name, output in pairs.items() if output in self.graph.outputs}
         object.__setattr__(self, "cache_outputs", outputs)
         sequence_axes = {}
@@ -286,8 +287,3 @@ def position_ids(attention_mask: NDArray[Any], count: int) -> NDArray[Any]:
     """
     positions = np.cumsum(attention_mask, axis=-1) - 1
     return np.where(attention_mask == 0, 0, positions)[:, -count:]
-
-
-def _output_name(name: str) -> str:
-    """Return the name of the output that becomes a cache input in the next step."""
-    return name.replace("past_key_values", "present", 1) if name.startswith("past_key_values") else f"present{name[4:]}"

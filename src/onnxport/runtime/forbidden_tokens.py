@@ -51,8 +51,8 @@ class _Forbidding(LogitsProcessor):  # type: ignore[misc]
         if not applied:
             return scores
         if applied not in self._known:
-            ids = torch.cat([self._rules[index][1] for index in applied])
-            self._known[applied] = ids[(ids >= 0) & (ids < vocabulary)].to(scores.device)
+            ids = torch.cat([self._rules[index][1].to(scores.device) for index in applied])
+            self._known[applied] = ids[(ids >= 0) & (ids < vocabulary)]
         return scores.index_fill(-1, self._known[applied], -torch.inf)
 
 
