@@ -11,7 +11,6 @@ from transformers import BertConfig
 
 from onnxport.architectures._mask_value import _TorchWithHalfMinimum
 from onnxport.configs.plain_tokenizer import plain_tokenizer
-from onnxport.description.derived import _run_failure_message
 from onnxport.description.dummy_inputs import (
     InputContext,
     dummy_input,
@@ -20,6 +19,7 @@ from onnxport.description.dummy_inputs import (
     replaced_token_id,
     takes_frames,
 )
+from onnxport.description.requirements import run_failure_message
 from onnxport.loading.load import config_for
 from onnxport.patching.scope import patching
 from onnxport.tracing.engine_patches import ENGINE_PATCHES, _averaging_matrix, _symbolic_adaptive_pool
@@ -120,11 +120,13 @@ def test_a_trajectory_has_as_many_steps_as_its_mask() -> None:
 
 def test_missing_forward_parameters_are_named() -> None:
     missing = TypeError("forward() missing 2 required positional arguments: 'latents' and 'spans'")
-    text = _run_failure_message(SimpleNamespace(), ["input_ids"], missing)
+    text = run_failure_message(SimpleNamespace(), ["input_ids"], missing)
     assert text.startswith("SimpleNamespace requires latents and spans") and "OnnxConfig" in text
     session = TypeError("forward() missing 1 required positional argument: 'inference_session'")
-    assert "between calls" in _run_failure_message(SimpleNamespace(), ["pixel_values"], session)
-    other = _run_failure_message(SimpleNamespace(), ["pixel_values"], ValueError("no\nboxes"))
+    assert "between calls" in run_failure_message(SimpleNamespace(), ["pixel_values"], session)
+    mixed = RuntimeError("expected scalar type torch.float32 but found torch.float16")
+    assert "export with --dtype fp32" in run_failure_message(SimpleNamespace(), ["pixel_values"], mixed)
+    other = run_failure_message(SimpleNamespace(), ["pixel_values"], ValueError("no\nboxes"))
     assert "can't be run on pixel_values alone (ValueError: no boxes)" in other
 
 

@@ -32,6 +32,7 @@ from onnxport.description.layer_probing import probed_dummies
 from onnxport.description.requirements import (
     forwarded_parameters,
     required_dummies,
+    run_failure_message,
     subprocessors_named_in,
     subprocessors_of,
 )
@@ -413,7 +414,7 @@ class DerivedOnnxConfig(OnnxConfigWithPast):
                 if not self._add_missing_inputs(model, error, inputs, preprocessor):
                     if isinstance(error, OnnxportError):
                         raise
-                    raise UnsupportedError(_run_failure_message(model, list(inputs), error)) from error
+                    raise UnsupportedError(run_failure_message(model, list(inputs), error)) from error
                 inputs = dict(self.generate_dummy_inputs(preprocessor))
         else:
             raise UnsupportedError(f"{type(model).__name__} still fails with {', '.join(self._dummies)} added")
@@ -508,25 +509,6 @@ def tokens_of(arguments: Mapping[str, Any]) -> torch.Tensor:
     """Return the token ids among arguments, or their embeddings; both have the tokens on axis 1."""
     tokens: torch.Tensor = arguments["input_ids"] if "input_ids" in arguments else arguments[_EMBEDS]
     return tokens
-
-
-def _run_failure_message(model: PreTrainedModel, inputs: list[str], error: Exception) -> str:
-    """Return why a model can't be run on its dummy inputs, and the remedy."""
-    name, missing = type(model).__name__, re.findall(r"'(\w+)'", str(error)) if "missing" in str(error) else []
-    sessions = [parameter for parameter in missing if parameter.endswith("session")]
-    if sessions:
-        return (
-            f"{name} keeps its state between calls in an object ({', '.join(sessions)}), which can't be a graph input; "
-            "choose a task whose model processes one image at a time, such as mask-generation"
-        )
-    message = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    reason = f"can't be run on {' and '.join(inputs)} alone ({message})"
-    if missing:
-        reason = f"requires {' and '.join(missing)}, for which there are no dummy inputs"
-    return (
-        f"{name} {reason}; describe its inputs in a custom OnnxConfig "
-        "(docs/api.md; onnxport describe --python prints that of a similar model to start from)"
-    )
 
 
 def tensor_names(result: Mapping[str, Any]) -> Iterator[str]:

@@ -106,3 +106,28 @@ def subprocessors_named_in(error: Exception, preprocessor: Any, parameters: list
         if any(not words.isdisjoint((name, "NoneType")) and name in parameters for name in names):
             return ("tokenizer", subprocessor)
     return ()
+
+
+_MIXED_DTYPES = re.compile(r"expected (scalar type|m1 and m2 to have the same dtype|mat1 and mat2 to have the same)")
+"""PyTorch's messages of layers that get another floating-point type than that of their weights."""
+
+
+def run_failure_message(model: PreTrainedModel, inputs: list[str], error: Exception) -> str:
+    """Return why a model can't be run on its dummy inputs, and the remedy."""
+    name, missing = type(model).__name__, re.findall(r"'(\w+)'", str(error)) if "missing" in str(error) else []
+    sessions = [parameter for parameter in missing if parameter.endswith("session")]
+    if sessions:
+        return (
+            f"{name} keeps its state between calls in an object ({', '.join(sessions)}), which can't be a graph input; "
+            "choose a task whose model processes one image at a time, such as mask-generation"
+        )
+    message = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    if _MIXED_DTYPES.search(message):
+        return f"{name} can't be run in this dtype, also in PyTorch ({message}); export with --dtype fp32"
+    reason = f"can't be run on {' and '.join(inputs)} alone ({message})"
+    if missing:
+        reason = f"requires {' and '.join(missing)}, for which there are no dummy inputs"
+    return (
+        f"{name} {reason}; describe its inputs in a custom OnnxConfig "
+        "(docs/api.md; onnxport describe --python prints that of a similar model to start from)"
+    )
