@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxport._onnxruntime import runtime_errors
-from onnxport.description.axes import LOGITS_TO_KEEP, symbols_of
+from onnxport.description.arguments import Layout
+from onnxport.description.axes import LOGITS_TO_KEEP, PAST_INPUTS, present_name, symbols_of
 from onnxport.description.examples import Examples
 from onnxport.description.image_processing import HEIGHT, WIDTH
 from onnxport.description.lengths import long_length, positions_of
 from onnxport.description.signature import sizes_of
-from onnxport.description.tolerances import Tolerance
+from onnxport.description.tolerances import RANDOM_CACHE_RTOL, Tolerance
 from onnxport.errors import ValidationError
 from onnxport.options import Progress, ValidationLevel
 from onnxport.tracing.originals import RefusedSizesError, to_array, try_sizes
@@ -96,7 +97,7 @@ def prove(
     for index, planned in enumerate(plan):
         if progress:
             progress(f"validate {request.name}: {planned.name}", index / len(plan))
-        cases.append(_run_case(request, session, planned, tolerance))
+        cases.extend(_cases(request, session, planned, tolerance))
     status = "passed" if all(case.passed for case in cases) else "failed"
     return ValidationReport(status, level, tolerance.atol, tolerance.rtol, tuple(cases))
 
@@ -305,13 +306,48 @@ _CASES = (
 )
 
 
-def _run_case(
-    request: ProofRequest,
-    session: Session,
-    planned: _PlannedCase,
-    tolerance: Tolerance,
-) -> Case:
+def _cases(request: ProofRequest, session: Session, planned: _PlannedCase, tolerance: Tolerance) -> list[Case]:
+    """Compare at some sizes; if values differ with a random cache, with the original's own as well.
+
+    A trained decoder enlarges rounding errors where the cache isn't one that it made: the 30 layers of SmolLM2-135M do
+    by a factor of up to 100, since no token is the one that heads attend to by default. See `RANDOM_CACHE_RTOL`.
+    """
+    case = _run_case(request, session, planned, request.examples.at(planned.sizes, padding=planned.padding), tolerance)
+    layout = None if case.passed or not tolerance.own_rounding else _with_own_cache(request, planned)
+    if layout is None:
+        return [case]
+    loose = replace(tolerance, rtol=max(tolerance.rtol, RANDOM_CACHE_RTOL))
+    random = request.examples.at(planned.sizes, padding=planned.padding)
+    own = replace(planned, name=f"{planned.name}, own cache")
+    return [
+        _run_case(request, session, planned, random, loose),
+        _run_case(request, session, own, layout, tolerance),
+    ]
+
+
+def _with_own_cache(request: ProofRequest, planned: _PlannedCase) -> Layout | None:
+    """Return the inputs of a case with the cache that the original computes of as many tokens; None if it can't."""
     layout = request.examples.at(planned.sizes, padding=planned.padding)
+    caches = [name for name in layout.flat if name.startswith(PAST_INPUTS)]
+    length = max((size for symbol, size in planned.sizes.items() if _axis_type(symbol) == "past"), default=0)
+    if not caches or not length:
+        return None
+    changes = {"past": 0, "sequence": length, "decoder": length}
+    sizes = {symbol: changes.get(_axis_type(symbol), size) for symbol, size in planned.sizes.items()}
+    try:
+        outputs = try_sizes(request.model, request.examples, request.examples.at(sizes))
+    except RefusedSizesError:
+        return None
+    computed = {name: outputs[present_name(name)] for name in caches if present_name(name) in outputs}
+    if [value.shape for value in computed.values()] != [layout.flat[name].shape for name in caches]:
+        return None
+    layout.flat = {**layout.flat, **computed}
+    return layout
+
+
+def _run_case(
+    request: ProofRequest, session: Session, planned: _PlannedCase, layout: Layout, tolerance: Tolerance
+) -> Case:
     signature = request.examples.signature.for_inputs(layout.flat)
     sizes = sizes_of(signature, layout.flat)
     try:
