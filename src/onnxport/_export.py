@@ -44,7 +44,7 @@ from onnxport.errors import OptionError, ValidationError
 from onnxport.layouts._arrange import arrange, check
 from onnxport.layouts._layout import Exported
 from onnxport.layouts._table import completed, layout_of
-from onnxport.options import DEFAULT_LAYOUT, ExportOptions, OutputOptions, Progress
+from onnxport.options import DEFAULT_LAYOUT, RANDOM, ExportOptions, OutputOptions, Progress
 from onnxport.passes.quantization_plan import Calibration
 from onnxport.passes.quantize import plan_quantization
 from onnxport.patching.scope import exclusive
@@ -99,7 +99,7 @@ def export(
     if (version := untested_version()) is not None:
         tested = " and ".join(TESTED_VERSIONS)
         logger.warning("onnxport is tested with Transformers %s, and %s is installed", tested, version)
-    samples.text(options.calibration)
+    samples.text(options.calibration_file)
     if not options.dry_run:
         check_output(output, force=options.force)
     report("read the checkpoint", None)
@@ -222,7 +222,7 @@ def _calibrations(
     """
     if options.calibration is None or options.dry_run or not any(one.is_calibrated for one in precisions):
         return [Calibration() for _ in precisions]
-    text = samples.text(options.calibration)
+    text = None if options.calibration == RANDOM else samples.text(options.calibration_file)
     with exclusive():
         from onnxport.validation.calibration import compensate, measure_importance
 
@@ -235,6 +235,7 @@ def _calibrations(
                 return Calibration(importance)
             made = tempfile.TemporaryDirectory(prefix="onnxport-", ignore_cleanup_errors=True)
             plan, directory = plan_quantization(prefixed, precision), Path(readers.enter_context(made))
+            assert text is not None  # options: GPTQ needs one
             return Calibration(importance, compensate(original, text, options, plan, directory, report))
 
         return [calibrate(one) if one.is_calibrated else Calibration() for one in precisions]

@@ -13,6 +13,7 @@ import torch
 import transformers
 
 import onnxport
+from conformance.checkpoints import make_checkpoint
 from conformance.preprocessors import make_tokenizer
 from onnxport import ExportOptions
 from onnxport.bundles.manifest import open_manifest
@@ -191,7 +192,12 @@ def test_calibration_weighs_the_inputs_that_matter(tmp_path: Path) -> None:
     ids = transformers.AutoTokenizer.from_pretrained(checkpoint)("the house stands", return_tensors="pt")["input_ids"]
     wanted = model(ids).logits.detach().numpy()
     errors: dict[str, dict[str, float]] = {"q4": {}, "q8": {}}
-    settings = {"plain": (None, False), "calibrated": (str(text), False), "gptq": (str(text), True)}
+    settings = {
+        "plain": (None, False),
+        "random": ("random", False),
+        "calibrated": (str(text), False),
+        "gptq": (str(text), True),
+    }
     for name, (calibration, gptq) in settings.items():
         quantize = QuantizeOptions(gptq=gptq)
         options = ExportOptions(dtype="q4,q8", calibration=calibration, quantize_options=quantize, validate="none")
@@ -201,6 +207,7 @@ def test_calibration_weighs_the_inputs_that_matter(tmp_path: Path) -> None:
             found[name] = float(np.square(logits - wanted).mean())
     assert errors["q4"]["gptq"] < errors["q4"]["calibrated"] < errors["q4"]["plain"]
     assert errors["q8"]["gptq"] == errors["q8"]["calibrated"] < errors["q8"]["plain"]
+    assert errors["q8"]["random"] < errors["q8"]["plain"]
 
 
 @pytest.mark.parametrize(
@@ -239,15 +246,28 @@ def test_a_matrix_that_the_manifest_names_wrongly_is_damage(before: str, after: 
         onnxport.validate(tmp_path / "out", str(checkpoint))
 
 
-def test_compensation_needs_a_text() -> None:
+@pytest.mark.parametrize("calibration", [None, "random"])
+def test_compensation_needs_a_text(calibration: str | None) -> None:
     with pytest.raises(OptionError, match="add --calibration FILE"):
-        ExportOptions(dtype="q4", quantize_options=QuantizeOptions(gptq=True))
+        ExportOptions(dtype="q4", quantize_options=QuantizeOptions(gptq=True), calibration=calibration)
+
+
+def test_random_tokens_calibrate_without_a_tokenizer(decoder: Path, tmp_path: Path) -> None:
+    options = ExportOptions(dtype="q8", calibration="random")
+    result = onnxport.export(decoder, tmp_path / "out", options)
+    assert result.manifest.validation["status"] == "passed"
+    assert "calibration.safetensors" in result.manifest.files
+    again = onnxport.export(decoder, tmp_path / "again", options)
+    assert result.manifest.digests == again.manifest.digests
+    vision = make_checkpoint("vit", "image-classification", tmp_path / "vit")
+    with pytest.raises(OptionError, match="--calibration is for models of text, and ViTForImageClassification"):
+        onnxport.export(vision, tmp_path / "other", options)
 
 
 def test_calibration_without_a_tokenizer_is_an_error(decoder: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("the house", encoding="utf-8")
-    with pytest.raises(OptionError, match="--calibration needs a tokenizer"):
+    with pytest.raises(OptionError, match="--calibration FILE needs a tokenizer"):
         onnxport.export(decoder, tmp_path / "out", ExportOptions(dtype="q4", calibration=str(text)))
 
 

@@ -6,9 +6,9 @@ tokens keep their positions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from onnxport.description.arguments import Layout
 from onnxport.description.axes import PADDING_MASKS, PATCH_AXES
@@ -18,6 +18,7 @@ from onnxport.description.text_configs import text_config_of
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedConfig
 
     from onnxport.configs import OnnxConfig
 
@@ -98,25 +99,45 @@ class Examples:
     def _placeholder_token_ids(self) -> list[int]:
         """Return the ids of the placeholder tokens of images and audio."""
         config = self.config._config
-        configs = (config, getattr(config, "vlm_config", None))
-        token_ids = (getattr(part, name, None) for part in configs for name in PLACEHOLDER_TOKEN_FIELDS)
         replaced = (replaced_token_id(config, name) for name in self.signature.inputs)
-        return [token_id for token_id in (*token_ids, *replaced) if isinstance(token_id, int)]
+        return [*_placeholders(config), *(token_id for token_id in replaced if isinstance(token_id, int))]
 
     def _ordinary_tokens(self, name: str, filler: int) -> torch.Tensor:
-        """Return the ids of ordinary tokens: neither special tokens of the tokenizer nor `*_token_id` in the config."""
+        """Return the ids of ordinary tokens; the filler if there are none."""
         import torch
 
-        model_config = self.config._config
-        text = text_config_of(model_config, "decoder" if name.startswith("decoder_") else "encoder")
-        sizes = (getattr(model_config, name, None) or 2**31 for name in ("vocab_size", "codebook_vocab_size"))
-        limit = min(getattr(text, "vocab_size", None) or filler + 1, *sizes)
+        part: Literal["encoder", "decoder"] = "decoder" if name.startswith("decoder_") else "encoder"
         special = {*(getattr(self.preprocessor, "all_special_ids", None) or ()), *self._placeholder_token_ids()}
-        for key, value in text.to_dict().items():
-            if key.endswith("_token_id"):
-                special |= set(value) if isinstance(value, list) else {value}
-        tokens = [token for token in range(limit) if token not in special] or [filler]
-        return torch.tensor(tokens)
+        return torch.tensor(ordinary_tokens(self.config._config, special, part, filler + 1) or [filler])
+
+
+def ordinary_tokens(
+    config: PreTrainedConfig,
+    special: Collection[int],
+    part: Literal["encoder", "decoder"] = "encoder",
+    count: int = 0,
+) -> list[int]:
+    """Return the ids of a model's vocabulary without special tokens, placeholders, and `*_token_id` in its config.
+
+    Args:
+        config: the model's configuration.
+        special: ids of special tokens.
+        part: whose vocabulary, if an encoder and a decoder have their own.
+        count: size of the vocabulary of a configuration that doesn't say it.
+    """
+    text = text_config_of(config, part)
+    sizes = (getattr(config, name, None) or 2**31 for name in ("vocab_size", "codebook_vocab_size"))
+    left_out = {*special, *_placeholders(config)}
+    for key, value in text.to_dict().items():
+        if key.endswith("_token_id"):
+            left_out |= set(value) if isinstance(value, list) else {value}
+    return [token for token in range(min(getattr(text, "vocab_size", None) or count, *sizes)) if token not in left_out]
+
+
+def _placeholders(config: PreTrainedConfig) -> list[int]:
+    configs = (config, getattr(config, "vlm_config", None))
+    token_ids = (getattr(part, name, None) for part in configs for name in PLACEHOLDER_TOKEN_FIELDS)
+    return [token_id for token_id in token_ids if isinstance(token_id, int)]
 
 
 def _resize(tensor: torch.Tensor, axis: int, size: int) -> torch.Tensor:

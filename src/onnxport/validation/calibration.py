@@ -19,6 +19,7 @@ from onnx_ir.tensor_adapters import TorchTensor
 
 from onnxport._transformers_api import call_forward
 from onnxport.blueprints.original import Original
+from onnxport.description.examples import ordinary_tokens
 from onnxport.description.lengths import positions_of
 from onnxport.errors import OptionError
 from onnxport.options import ExportOptions, Progress
@@ -36,14 +37,19 @@ if TYPE_CHECKING:
 
 _WINDOW, _MAX_TOKENS = 512, 4096
 """Tokens that the original reads at once, and in all."""
+_RANDOM_WINDOW, _RANDOM_TOKENS = 128, 512
+"""The same, of random ones."""
+_NO_TEXT = "--calibration is for models of text, and {} didn't read it: leave it out"
 
 
-def measure_importance(original: Original, text: str, options: ExportOptions, report: Progress) -> dict[str, Array]:
+def measure_importance(
+    original: Original, text: str | None, options: ExportOptions, report: Progress
+) -> dict[str, Array]:
     """Return the mean square of each input of the linear layers, while the original reads a text.
 
     Args:
         original: the checkpoint.
-        text: the text; half of its tokens are read, since the loss is measured on the others.
+        text: the text; half of its tokens are read, since the loss is measured on the others. None for random tokens.
         options: memory, and how the checkpoint is read.
         report: called with the stage.
 
@@ -59,9 +65,7 @@ def measure_importance(original: Original, text: str, options: ExportOptions, re
             for row in rows:
                 _read(model, row[None])
         if not sums:
-            raise OptionError(
-                f"--calibration is for models of text, and {type(model).__name__} didn't read it: leave it out"
-            )
+            raise OptionError(_NO_TEXT.format(type(model).__name__))
         count = sum(len(row) for row in rows)
     return {name: (total / count).float().numpy() for name, total in sums.items()}
 
@@ -104,21 +108,31 @@ def compensate(
 
 @contextmanager
 def _reading(
-    original: Original, text: str, options: ExportOptions
+    original: Original, text: str | None, options: ExportOptions
 ) -> Iterator[tuple[PreTrainedModel, tuple[torch.Tensor, ...]]]:
     """Yield the original, and the token ids of a text in windows, [tokens] each."""
     tokenizer = tokenizer_of(original.preprocessor)
-    if tokenizer is None:
-        raise OptionError("--calibration needs a tokenizer, and the checkpoint has none: leave it out")
-    ids = tokenizer(text, return_tensors="pt")["input_ids"][0]
-    ids = ids[: min(_MAX_TOKENS, -(-len(ids) // 2))]
+    if tokenizer is None and text is not None:
+        raise OptionError(
+            "--calibration FILE needs a tokenizer, and the checkpoint has none: leave it out, or pass --calibration "
+            "random"
+        )
     strategy = choose_strategy(original.checkpoint, options.validation, reducible=False)
     subject = original.subject
     with original_model(original.checkpoint, subject.model_class, options.checkpoint, strategy, original.draft) as (
         model,
         _,
     ):
-        yield model, ids.split(min((_WINDOW, *positions_of(model.config))))
+        if text is None:
+            vocabulary = torch.tensor(ordinary_tokens(model.config, getattr(tokenizer, "all_special_ids", ())))
+            if not len(vocabulary):
+                raise OptionError(_NO_TEXT.format(type(model).__name__))
+            chosen = torch.randint(len(vocabulary), (_RANDOM_TOKENS,), generator=torch.Generator().manual_seed(0))
+            ids, window = vocabulary[chosen], _RANDOM_WINDOW
+        else:
+            ids, window = tokenizer(text, return_tensors="pt")["input_ids"][0], _WINDOW
+            ids = ids[: min(_MAX_TOKENS, -(-len(ids) // 2))]
+        yield model, torch.split(ids, min((window, *positions_of(model.config))))
 
 
 def _read(model: PreTrainedModel, ids: torch.Tensor) -> None:

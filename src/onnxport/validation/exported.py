@@ -21,7 +21,7 @@ from onnxport.description.arguments import overridden
 from onnxport.description.description import Description, GraphDescription
 from onnxport.description.tolerances import Tolerance, tolerance_of
 from onnxport.errors import NoKernelError
-from onnxport.options import ExportOptions, Progress, ValidationOptions
+from onnxport.options import RANDOM, ExportOptions, Progress, ValidationOptions
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.settings import RunSettings
 from onnxport.validation.digests import compare_tensors, merged_digests
@@ -126,7 +126,9 @@ def losses_of(
         The loss of each quantized precision; empty if the original's weights don't fit into memory.
     """
     names = [bound.precision.name for bound in graphs if bound.quantized]
-    is_calibrated = any(matrix.importance or matrix.rounded for bound in graphs for matrix in bound.quantized.values())
+    is_calibrated = options.calibration != RANDOM and any(
+        matrix.importance or matrix.rounded for bound in graphs for matrix in bound.quantized.values()
+    )
     strategy = choose_strategy(original.checkpoint, options.validation, reducible=False)
     if not names or strategy.name != "whole":
         return ()
@@ -136,7 +138,7 @@ def losses_of(
         _,
     ):
         request = LossRequest(
-            model, original.preprocessor, subject.task, samples.text(options.calibration), is_calibrated
+            model, original.preprocessor, subject.task, samples.text(options.calibration_file), is_calibrated
         )
         for name in names:
             report(f"measure the loss of {name}", None)

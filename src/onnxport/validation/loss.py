@@ -40,7 +40,7 @@ _OUTPUTS = ("logits", "sentence_embedding")
 _LEAST = {"top-1 agreement": 0.9, "cosine": 0.99}
 """Measures below which a warning names the loss."""
 
-_REMEDY_OF_ROWS = "--calibration FILE, or --quantize-options weight_only,"
+_REMEDY_OF_ROWS = "--calibration FILE or random, or --quantize-options weight_only,"
 _REMEDY_OF_BLOCKS = "--quantize-options lm_head=8, or --dtype q8 --quantize-options weight_only,"
 
 
