@@ -12,8 +12,9 @@ import onnxruntime
 import pytest
 
 import onnxport
+from conformance.checkpoints import make_checkpoint
 from onnxport.cli import main
-from onnxport.errors import OutputError, UnsupportedError, ValidationError
+from onnxport.errors import OutputError, TraceError, UnsupportedError, ValidationError
 
 
 def remaining_files(parent: Path) -> list[str]:
@@ -258,3 +259,9 @@ def test_an_error_is_one_line(
     assert "Traceback" not in error
     assert any(part in error for part in message.split("|"))
     assert remaining_files(tmp_path) == []
+
+
+def test_a_model_that_pytorch_cannot_run_in_a_type_names_another(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint("deberta", "masked-lm", tmp_path / "checkpoint")
+    with pytest.raises(TraceError, match=r"DebertaForMaskedLM .* mixes types there: export with --dtype fp32"):
+        onnxport.export(checkpoint, tmp_path / "out", onnxport.ExportOptions(dtype="fp16"))

@@ -108,7 +108,7 @@ def subprocessors_named_in(error: Exception, preprocessor: Any, parameters: list
     return ()
 
 
-_MIXED_DTYPES = re.compile(r"expected (scalar type|m1 and m2 to have the same dtype|mat1 and mat2 to have the same)")
+MIXED_DTYPES = re.compile(r"expected (scalar type|m1 and m2 to have the same dtype|mat1 and mat2 to have the same)")
 """PyTorch's messages of layers that get another floating-point type than that of their weights."""
 
 
@@ -122,7 +122,7 @@ def run_failure_message(model: PreTrainedModel, inputs: list[str], error: Except
             "choose a task whose model processes one image at a time, such as mask-generation"
         )
     message = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    if _MIXED_DTYPES.search(message):
+    if MIXED_DTYPES.search(message):
         return f"{name} can't be run in this dtype, also in PyTorch ({message}); export with --dtype fp32"
     reason = f"can't be run on {' and '.join(inputs)} alone ({message})"
     if missing:

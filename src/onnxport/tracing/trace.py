@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from onnxport._foreign_errors import translating
 from onnxport.description.arguments import Layout, call, overridden
 from onnxport.description.axes import is_fixed, symbols_of, today_label
+from onnxport.description.requirements import MIXED_DTYPES
 from onnxport.description.signature import Signature, solve
 from onnxport.errors import TraceError
 from onnxport.passes.cleanup import CleanUpPass
@@ -76,7 +77,8 @@ def trace(
     def untraceable(error: Exception) -> TraceError | None:
         if isinstance(error, TraceError):
             return None
-        return TraceError(f"{type(model).__name__} couldn't be captured as a graph: {_first_line(error)}")
+        remedy = "; PyTorch mixes types there: export with --dtype fp32" if MIXED_DTYPES.search(str(error)) else ""
+        return TraceError(f"{type(model).__name__} couldn't be captured as a graph: {_first_line(error)}{remedy}")
 
     inputs = {alias: layout.flat[name] for alias, name in aliases.items()}
     dynamic = {  # an axis of size 1 would be fixed with a warning
