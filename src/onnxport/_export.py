@@ -222,7 +222,7 @@ def _calibrations(
     """
     if options.calibration is None or options.dry_run or not any(one.is_calibrated for one in precisions):
         return [Calibration() for _ in precisions]
-    text = None if options.calibration == RANDOM else samples.text(options.calibration_file)
+    text = None if options.calibration == RANDOM else samples.text(options.calibration)
     with exclusive():
         from onnxport.validation.calibration import compensate, measure_importance
 

@@ -312,38 +312,33 @@ def _cases(request: ProofRequest, session: Session, planned: _PlannedCase, toler
     A trained decoder enlarges rounding errors where the cache isn't one that it made: the 30 layers of SmolLM2-135M do
     by a factor of up to 100, since no token is the one that heads attend to by default. See `RANDOM_CACHE_RTOL`.
     """
-    case = _run_case(request, session, planned, request.examples.at(planned.sizes, padding=planned.padding), tolerance)
-    repeats = not case.passed and tolerance.own_rounding and tolerance.rtol < RANDOM_CACHE_RTOL
-    layout = _with_own_cache(request, planned) if repeats else None
-    if layout is None:
-        return [case]
-    loose = replace(tolerance, rtol=RANDOM_CACHE_RTOL)
-    random = request.examples.at(planned.sizes, padding=planned.padding)
-    own = replace(planned, name=f"{planned.name}, own cache")
-    return [
-        _run_case(request, session, planned, random, loose),
-        _run_case(request, session, own, layout, tolerance),
-    ]
-
-
-def _with_own_cache(request: ProofRequest, planned: _PlannedCase) -> Layout | None:
-    """Return the inputs of a case with the cache that the original computes of as many tokens; None if it can't."""
     layout = request.examples.at(planned.sizes, padding=planned.padding)
-    caches = [name for name in layout.flat if name.startswith(PAST_INPUTS)]
+    case = _run_case(request, session, planned, layout, tolerance)
+    repeats = not case.passed and tolerance.own_rounding and tolerance.rtol < RANDOM_CACHE_RTOL
+    cache = _own_cache(request, planned, layout) if repeats else {}
+    if not cache:
+        return [case]
+    loosened = _run_case(request, session, planned, layout, replace(tolerance, rtol=RANDOM_CACHE_RTOL))
+    layout.flat = {**layout.flat, **cache}
+    own = replace(planned, name=f"{planned.name}, own cache")
+    return [loosened, _run_case(request, session, own, layout, tolerance)]
+
+
+def _own_cache(request: ProofRequest, planned: _PlannedCase, layout: Layout) -> dict[str, torch.Tensor]:
+    """Return the cache that the original computes of as many tokens as the inputs have; empty if it can't."""
+    names = [name for name in layout.flat if name.startswith(PAST_INPUTS)]
     length = max((size for symbol, size in planned.sizes.items() if _axis_type(symbol) == "past"), default=0)
-    if not caches or not length:
-        return None
+    if not names or not length:
+        return {}
     changes = {"past": 0, "sequence": length, "decoder": length}
     sizes = {symbol: changes.get(_axis_type(symbol), size) for symbol, size in planned.sizes.items()}
     try:
         outputs = try_sizes(request.model, request.examples, request.examples.at(sizes))
     except RefusedSizesError:
-        return None
-    computed = {name: outputs[present_name(name)] for name in caches if present_name(name) in outputs}
-    if [value.shape for value in computed.values()] != [layout.flat[name].shape for name in caches]:
-        return None
-    layout.flat = {**layout.flat, **computed}
-    return layout
+        return {}
+    cache = {name: outputs[present_name(name)] for name in names if present_name(name) in outputs}
+    fits = [value.shape for value in cache.values()] == [layout.flat[name].shape for name in names]
+    return cache if fits else {}
 
 
 def _run_case(
