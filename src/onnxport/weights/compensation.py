@@ -38,24 +38,24 @@ def compensated(
     importance = np.pad(np.diag(moments), (0, padding)).astype(np.float32)
     factor = np.pad(_factor(moments), ((0, padding), (0, padding)))
     factor[range(columns, columns + padding), range(columns, columns + padding)] = 1
-    levels = np.empty((rows, blocks, size), np.float32)
+    levels = np.empty((size, rows, blocks), np.float32)
     scales, zeros = np.empty((rows, blocks), scale_dtype), np.empty((rows, blocks), np.float32)
     for block in range(blocks):
         start, stop = block * size, (block + 1) * size
         elements = np.ascontiguousarray(left[:, start:stop])
-        found, points = scheme.scales_of(elements, np.tile(importance[start:stop], (rows, 1)))
+        found, points = scheme.scales_of(np.ascontiguousarray(elements.T), np.tile(importance[start:stop, None], rows))
         scales[:, block], zeros[:, block] = found, points
         steps = scales[:, block].astype(np.float32)
         errors = np.empty_like(elements)
         for column in range(size):
             part = factor[start + column, start + column : stop]
-            level = levels_of(elements[:, column : column + 1], steps, points, scheme.bits)
-            levels[:, block, column] = level[:, 0]
-            rounded = (level[:, 0] - points) * steps
+            level = levels_of(elements[:, column], steps, points, scheme.bits)
+            levels[column, :, block] = level
+            rounded = (level - points) * steps
             errors[:, column] = (elements[:, column] - rounded) / part[0]
             elements[:, column:] -= np.outer(errors[:, column], part)
         left[:, stop:] -= errors @ factor[start:stop, stop:]
-    return scheme.packed(levels, scales, zeros)
+    return scheme.packed(levels.reshape(size, -1), scales, zeros)
 
 
 def _factor(moments: Array) -> Array:

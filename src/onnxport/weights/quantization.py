@@ -30,10 +30,12 @@ from onnxport.weights.grids import ZeroPoints, find_grids
 
 Part = Literal["values", "scales", "zero_points"]
 
-_CANDIDATES = (0.0, -0.8, -0.4, 0.4, 0.8)
-"""Offsets of the level that the largest element of a block is rounded to."""
-_AT_ONCE = 1 << 11
-"""Blocks whose scales are searched at a time: with 32 elements in each, four arrays of 256 KiB."""
+_CANDIDATES = (0.0, -1.0, 0.6)
+"""Offsets of the level that the largest element of a block is rounded to.
+
+Measured on SmolLM2-135M, 4 bits, blocks of 32: these explain as much as five from -0.8 to 0.8 (0.5 % more error, the
+same perplexity), and seventeen from -1.6 to 1.6 leave 1.6 % less.
+"""
 
 
 @dataclass(frozen=True)
@@ -102,32 +104,31 @@ class BlockScheme:
         padding = blocks * self.block_size - columns
         if padding:
             matrix = np.pad(matrix, ((0, 0), (0, padding)))
-        elements = matrix.reshape(rows * blocks, self.block_size)
+        elements = np.ascontiguousarray(matrix.reshape(rows * blocks, self.block_size).T)
         weights = None
         if importance is not None:
-            weights = np.tile(np.pad(importance, (0, padding)).reshape(blocks, self.block_size), (rows, 1))
-        scales, zeros = self.scales_of(elements, weights)
-        scales = scales.astype(scale_dtype)
+            weights = np.tile(np.pad(importance, (0, padding)).reshape(blocks, self.block_size).T, rows)
+        found, zeros = self.scales_of(elements, weights)
+        scales = found.astype(scale_dtype)
         levels = levels_of(elements, scales.astype(np.float32), zeros, self.bits)
-        return self.packed(levels.reshape(rows, blocks, -1), scales.reshape(rows, blocks), zeros.reshape(rows, blocks))
+        return self.packed(levels, scales.reshape(rows, blocks), zeros.reshape(rows, blocks))
 
     def packed(self, levels: Array, scales: Array, zeros: Array) -> dict[Part, Array]:
         """Return the parts of a quantized matrix.
 
         Args:
-            levels: unsigned integers, as float32 `[rows, blocks, block size]`.
+            levels: unsigned integers, as float32 `[block size, rows * blocks]`.
             scales: `[rows, blocks]`.
             zeros: zero points, float32 `[rows, blocks]`.
         """
-        blocks = scales.shape[1]
-        values = _packed(levels.astype(np.uint8), self.bits)
-        parts: dict[Part, Array] = {"values": values, "scales": scales}
+        values = _packed(levels.astype(np.uint8), self.bits).T
+        parts: dict[Part, Array] = {"values": np.ascontiguousarray(values).reshape(*scales.shape, -1), "scales": scales}
         if self.zero_points == "float":
             parts["zero_points"] = zeros.astype(scales.dtype)
         elif self.zero_points == "integer":
-            points = zeros.astype(np.uint8)
-            per_byte = 8 // self.bits
-            parts["zero_points"] = _packed(np.pad(points, ((0, 0), (0, -blocks % per_byte))), self.bits)
+            padding = -scales.shape[1] % (8 // self.bits)
+            points = np.pad(zeros.astype(np.uint8), ((0, 0), (0, padding)))
+            parts["zero_points"] = np.ascontiguousarray(_packed(points.T, self.bits).T)
         return parts
 
     def dequantize(self, parts: dict[Part, Array], columns: int) -> Array:
@@ -147,29 +148,16 @@ class BlockScheme:
         """Return the scale and the zero point of each block, `[blocks]`.
 
         Args:
-            elements: float32 `[blocks, block size]`.
+            elements: float32 `[block size, blocks]`, so that sums over a block add whole rows.
             weights: weight of the error of each element, of the same shape; None for weights that follow from them.
         """
         if not self.on_grid:
-            return self._searched(elements, weights)
-        grid = find_grids(elements, self.bits, self.zero_points)
+            return self._best(elements, weights)
+        grid = find_grids(np.ascontiguousarray(elements.T), self.bits, self.zero_points)
         if not grid.found.all():
             rest = ~grid.found
-            grid.scales[rest], grid.zeros[rest] = self._searched(elements[rest], None)
+            grid.scales[rest], grid.zeros[rest] = self._best(np.ascontiguousarray(elements[:, rest]), None)
         return grid.scales, grid.zeros
-
-    def _searched(self, elements: Array, weights: Array | None) -> tuple[Array, Array]:
-        """Return the scale and the zero point of each block that lose least, `[blocks]`.
-
-        Some blocks at a time stay in the cache of a core, each in a column: sums over them add whole rows.
-        """
-        found = []
-        for start in range(0, len(elements), _AT_ONCE):
-            some = slice(start, start + _AT_ONCE)
-            of_some = None if weights is None else np.ascontiguousarray(weights[some].T)
-            found.append(self._best(np.ascontiguousarray(elements[some].T), of_some))
-        scales, zeros = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
-        return scales, zeros
 
     def _best(self, elements: Array, weights: Array | None) -> tuple[Array, Array]:
         """Return the scale and the zero point of each column that lose least."""
@@ -180,19 +168,20 @@ class BlockScheme:
             weights = np.abs(elements)
             weights += np.sqrt(np.einsum("ij,ij->j", elements, elements) / len(elements))
         weighted, levels = weights * elements, np.empty_like(elements)
-        best_scales, best_zeros = candidates[0][0].copy(), candidates[0][1].copy()
-        best = np.full(len(best_scales), -1.0, np.float32)
+        best = np.full(elements.shape[1], -1.0, np.float32)
+        best_scales, best_zeros = np.zeros_like(best), np.zeros_like(best)
         for scales, zeros in candidates:
             np.rint(np.multiply(elements, _inverse(scales), out=levels), out=levels)
-            np.minimum(levels, (1 << self.bits) - 1 - zeros, out=levels)  # np.clip takes three times as long
+            np.minimum(levels, (1 << self.bits) - 1 - zeros, out=levels)  # np.clip takes four times as long
             np.maximum(levels, -zeros, out=levels)
             product = np.einsum("ij,ij->j", levels, weighted)
             square = np.einsum("ij,ij->j", np.square(levels, out=levels), weights)
-            fitted = np.divide(product, square, out=np.zeros_like(product), where=square > 0)
+            fitted = product / np.maximum(square, np.finfo(np.float32).tiny)
             explained = product * fitted  # the error is sum(w * x**2) less this
-            better = explained > best
+            better = (explained > best).astype(np.float32)
             for chosen, of_candidate in ((best, explained), (best_scales, fitted), (best_zeros, zeros)):
-                np.copyto(chosen, of_candidate, where=better)
+                chosen *= 1 - better  # six times as fast as copying with a mask
+                chosen += better * of_candidate
         return best_scales, best_zeros
 
     def _candidates(self, elements: Array) -> Iterator[tuple[Array, Array]]:
@@ -201,7 +190,7 @@ class BlockScheme:
         half, most = 1 << (self.bits - 1), (1 << self.bits) - 1
         low, high = elements.min(0), elements.max(0)
         if self.zero_points == "none":
-            largest = np.where(-low >= high, low, high)
+            largest = np.copysign(np.maximum(-low, high), low + high)
             for offset in offsets:  # the largest element is rounded to the level furthest from zero
                 yield largest / np.float32(-half - offset), np.full(len(largest), half, np.float32)
             return
@@ -493,32 +482,32 @@ _RESULTS = _Results()
 
 
 def levels_of(elements: Array, scales: Array, zeros: Array, bits: int) -> Array:
-    """Return the unsigned integers of blocks, as float32 `[blocks, elements]`.
+    """Return the unsigned integers of blocks, as float32 `[elements, blocks]`.
 
     Args:
-        elements: float32 `[blocks, elements]`.
+        elements: float32 `[elements, blocks]`.
         scales: float32 `[blocks]`.
         zeros: zero points, float32 `[blocks]`.
         bits: bits of an integer.
     """
-    levels = elements * _inverse(scales)[:, None]
-    levels += zeros[:, None]
+    levels = elements * _inverse(scales)
+    levels += zeros
     np.rint(levels, out=levels)
     return np.clip(levels, 0, (1 << bits) - 1, out=levels)
 
 
 def _inverse(scales: Array) -> Array:
-    """Return the reciprocals of scales; 0 for 0."""
-    return np.divide(1, scales, out=np.zeros_like(scales), where=scales != 0)
+    """Return the reciprocals of scales; 1 for 0: all elements of such a block round to 0."""
+    return np.reciprocal(np.where(scales == 0, np.float32(1), scales))
 
 
 def _packed(values: Array, bits: int) -> Array:
-    """Pack integers of a few bits into bytes, the first in the lowest bits, along the last axis."""
-    words = np.ascontiguousarray(values).view(f"<u{8 // bits}")  # whole words are faster than every other byte
-    out = words.copy()
-    for index in range(1, 8 // bits):
-        out |= words >> np.array((8 - bits) * index, words.dtype)
-    return out.astype(np.uint8)
+    """Pack integers of a few bits into bytes, the first in the lowest bits, along the first axis."""
+    per_byte = 8 // bits
+    out: Array = values[::per_byte].copy()
+    for index in range(1, per_byte):
+        out |= values[index::per_byte] << np.uint8(bits * index)
+    return out
 
 
 def _unpacked(packed: Array, bits: int) -> Array:
