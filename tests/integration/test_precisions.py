@@ -19,7 +19,7 @@ from onnxport import ExportOptions
 from onnxport.bundles.manifest import open_manifest
 from onnxport.cli import main
 from onnxport.errors import CorruptCheckpointError, OptionError, UnsupportedError
-from onnxport.options import QuantizeOptions
+from onnxport.options import Dtype, QuantizeOptions
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.settings import RunSettings
 from onnxport.runtime.torch_model import torch_model
@@ -166,6 +166,23 @@ def test_the_loss_of_a_decoder_is_measured_on_a_text(tmp_path: Path) -> None:
     assert measures["perplexity"] == pytest.approx(measures["perplexity of the original"], rel=0.2)
     with pytest.raises(OptionError, match=r"--calibration '.*missing\.txt' can't be read"):
         onnxport.export(checkpoint, tmp_path / "other", ExportOptions(calibration=str(tmp_path / "missing.txt")))
+
+
+@pytest.mark.parametrize(
+    ("precision", "calibration", "remedies"),
+    [
+        ("q2", None, "--calibration FILE or random or --quantize-options lm_head=8 or --dtype q8"),
+        ("q2", "random", "; --calibration FILE or --quantize-options lm_head=8 or --dtype q8"),
+        ("bnb4", None, "; --dtype q8 --quantize-options weight_only loses less"),
+    ],
+)
+def test_the_warning_of_a_large_loss_names_options_that_were_not_used(
+    precision: Dtype, calibration: str | None, remedies: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint, _, _ = reading_model(tmp_path)
+    onnxport.export(checkpoint, tmp_path / "out", ExportOptions(dtype=precision, calibration=calibration))
+    (message,) = [record.getMessage() for record in caplog.records if "loses much" in record.getMessage()]
+    assert remedies in message
 
 
 def reading_model(directory: Path, kind: str = "llama") -> tuple[Path, Path, Any]:

@@ -21,7 +21,7 @@ from onnxport.description.arguments import overridden
 from onnxport.description.description import Description, GraphDescription
 from onnxport.description.tolerances import Tolerance, tolerance_of
 from onnxport.errors import NoKernelError
-from onnxport.options import RANDOM, ExportOptions, Progress, ValidationOptions
+from onnxport.options import ExportOptions, Progress, ValidationOptions
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.settings import RunSettings
 from onnxport.validation.digests import compare_tensors, merged_digests
@@ -125,25 +125,21 @@ def losses_of(
     Returns:
         The loss of each quantized precision; empty if the original's weights don't fit into memory.
     """
-    names = [bound.precision.name for bound in graphs if bound.quantized]
-    is_calibrated = options.calibration != RANDOM and any(
-        matrix.importance or matrix.rounded for bound in graphs for matrix in bound.quantized.values()
-    )
+    precisions = [bound.precision for bound in graphs if bound.quantized]
     strategy = choose_strategy(original.checkpoint, options.validation, reducible=False)
-    if not names or strategy.name != "whole":
+    if not precisions or strategy.name != "whole":
         return ()
     subject, losses = original.subject, []
     with original_model(original.checkpoint, subject.model_class, options.checkpoint, strategy, original.draft) as (
         model,
         _,
     ):
-        request = LossRequest(
-            model, original.preprocessor, subject.task, samples.text(options.calibration_file), is_calibrated
-        )
-        for name in names:
-            report(f"measure the loss of {name}", None)
-            settings = RunSettings(session_options=few_runs(), dtype=name)
-            losses.append(measure_loss(request, Directory(written.directory, settings), name))
+        text = samples.text(options.calibration_file)
+        request = LossRequest(model, original.preprocessor, subject.task, text, options.calibration)
+        for precision in precisions:
+            report(f"measure the loss of {precision.name}", None)
+            settings = RunSettings(session_options=few_runs(), dtype=precision.name)
+            losses.append(measure_loss(request, Directory(written.directory, settings), precision))
     return tuple(loss for loss in losses if loss is not None)
 
 

@@ -19,10 +19,13 @@ from onnxport._transformers_api import call_forward
 from onnxport.description.lengths import positions_of
 from onnxport.description.tasks import Task
 from onnxport.errors import NoKernelError, UnsupportedError
+from onnxport.options import RANDOM
 from onnxport.runtime.torch_model import torch_model
 from onnxport.tracing.originals import to_array
 from onnxport.validation.report import Loss
 from onnxport.validation.samples import sample_inputs, tokenizer_of
+from onnxport.weights.precision import Precision
+from onnxport.weights.quantization import BlockScheme, RowScheme
 
 if TYPE_CHECKING:
     import torch
@@ -40,9 +43,6 @@ _OUTPUTS = ("logits", "sentence_embedding")
 _LEAST = {"top-1 agreement": 0.9, "cosine": 0.99}
 """Measures below which a warning names the loss."""
 
-_REMEDY_OF_ROWS = "--calibration FILE or random, or --quantize-options weight_only,"
-_REMEDY_OF_BLOCKS = "--quantize-options lm_head=8, or --dtype q8 --quantize-options weight_only,"
-
 
 @dataclass(frozen=True)
 class LossRequest:
@@ -53,23 +53,23 @@ class LossRequest:
         preprocessor: of the checkpoint; None if it has none.
         task: the exported task.
         text: the text that a language model reads.
-        is_calibrated: whether the first half of the text was used to quantize.
+        calibration: `--calibration`; with a file, its first half was used to quantize.
     """
 
     model: PreTrainedModel
     preprocessor: Any
     task: Task
     text: str
-    is_calibrated: bool = False
+    calibration: str | None = None
 
 
-def measure_loss(request: LossRequest, directory: Directory, precision: str) -> Loss | None:
+def measure_loss(request: LossRequest, directory: Directory, precision: Precision) -> Loss | None:
     """Compare an export's outputs with the original's on samples.
 
     Args:
         request: the original, and the samples.
         directory: the export, with the graphs of one precision.
-        precision: its name.
+        precision: the precision.
 
     Returns:
         What is lost; None if nothing can be run, for want of a preprocessor or of a class for the graphs.
@@ -79,18 +79,18 @@ def measure_loss(request: LossRequest, directory: Directory, precision: str) -> 
     except (NoKernelError, UnsupportedError):
         return None
     if request.task.name == "text-generation" and tokenizer_of(request.preprocessor) is not None:
-        loss = _of_language_model(request, loaded, precision)
+        loss = _of_language_model(request, loaded, precision.name)
     else:
-        loss = _of_samples(request, directory, loaded, precision)
+        loss = _of_samples(request, directory, loaded, precision.name)
     if loss is not None:
-        _warn(loss)
+        _warn(loss, precision, request.calibration)
     return loss
 
 
 def _of_language_model(request: LossRequest, loaded: Any, precision: str) -> Loss | None:
     """Return perplexities and agreement over windows of a text."""
     ids = tokenizer_of(request.preprocessor)(request.text, return_tensors="pt")["input_ids"][0][-_MAX_TOKENS:]
-    ids = ids[len(ids) // 2 :] if request.is_calibrated else ids
+    ids = ids if request.calibration in (None, RANDOM) else ids[len(ids) // 2 :]
     window = min((_WINDOW, *positions_of(request.model.config)))
     totals, count = np.zeros(3), 0
     for row in ids.split(window):
@@ -176,13 +176,27 @@ def _cosine(one: NDArray[Any], other: NDArray[Any]) -> float:
     return float((np.einsum("...i,...i->...", one, other) / np.maximum(norms, np.finfo(np.float64).tiny)).mean())
 
 
-def _warn(loss: Loss) -> None:
+def _warn(loss: Loss, precision: Precision, calibration: str | None) -> None:
     """Name a large loss, and what loses less."""
-    is_rounded = loss.precision in ("q8", "int8", "uint8")
-    remedy = _REMEDY_OF_ROWS if is_rounded else _REMEDY_OF_BLOCKS
     for name, least in _LEAST.items():
         value = loss.measures.get(name, 1.0)
         if value < least:
-            logger.warning(
-                "%s loses much: %s %.3f on %s; %s loses less", loss.precision, name, value, loss.sample, remedy
-            )
+            remedies = _remedies(precision, calibration, of_language="perplexity" in loss.measures)
+            better = f"; {' or '.join(remedies)} loses less" if remedies else ""
+            logger.warning("%s loses much: %s %.3f on %s%s", loss.precision, name, value, loss.sample, better)
+
+
+def _remedies(precision: Precision, calibration: str | None, *, of_language: bool) -> list[str]:
+    """Return the options that lose less, without those that were used."""
+    remedies, scheme = [], precision.scheme
+    if precision.is_calibrated and calibration is None:
+        remedies.append("--calibration FILE or random")
+    elif precision.is_calibrated and calibration == RANDOM:
+        remedies.append("--calibration FILE")
+    if isinstance(scheme, RowScheme):
+        remedies.append("--quantize-options weight_only")
+    elif not isinstance(scheme, BlockScheme) or scheme.bits < 8:
+        if of_language and scheme == precision.head and isinstance(scheme, BlockScheme):
+            remedies.append("--quantize-options lm_head=8")
+        remedies.append("--dtype q8 --quantize-options weight_only")
+    return remedies
