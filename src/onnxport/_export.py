@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import tempfile
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,13 +42,11 @@ from onnxport.errors import OptionError, ValidationError
 from onnxport.layouts._arrange import arrange, check
 from onnxport.layouts._layout import Exported
 from onnxport.layouts._table import completed, layout_of
-from onnxport.options import DEFAULT_LAYOUT, RANDOM, ExportOptions, OutputOptions, Progress
-from onnxport.passes.quantization_plan import Calibration
-from onnxport.passes.quantize import plan_quantization
+from onnxport.options import DEFAULT_LAYOUT, ExportOptions, OutputOptions, Progress
 from onnxport.patching.scope import exclusive
+from onnxport.validation.calibrate import calibrate
 from onnxport.validation.report import ValidationReport, merged, of_precision
-from onnxport.weights.precision import Precision, precisions_of
-from onnxport.weights.quantization import BlockScheme
+from onnxport.weights.precision import precisions_of
 
 logger = logging.getLogger(__name__)
 
@@ -194,51 +190,12 @@ def _prepare(
     original = Original(checkpoint, options, source.draft, source.described, adapter, processing)
     precisions = precisions_of(requested.dtypes, requested.quantize_options, is_quantized=checkpoint.is_quantized)
     own = [precision for precision in precisions if precision.float_dtype == options.dtype]
-    calibrations = _calibrations(original, blueprint, own, options, readers, report)
+    calibrations = calibrate(original, blueprint, own, options, readers, report)
     graphs = tuple(
         bind_graphs(blueprint, reader, options.output, one, adapter, calibration)
         for one, calibration in zip(own, calibrations, strict=True)
     )
     return _Part(graphs, original, options)
-
-
-def _calibrations(
-    original: Original,
-    blueprint: Blueprint,
-    precisions: Sequence[Precision],
-    options: ExportOptions,
-    readers: ExitStack,
-    report: Progress,
-) -> list[Calibration]:
-    """Measure inputs of layers for each precision that uses them; nothing without `--calibration`, and for others.
-
-    Args:
-        original: the checkpoint.
-        blueprint: its graphs.
-        precisions: the precisions of one floating-point type.
-        options: the options, with that type as dtype.
-        readers: removes the files of matrices that are quantized meanwhile.
-        report: called with the stage.
-    """
-    if options.calibration is None or options.dry_run or not any(one.is_calibrated for one in precisions):
-        return [Calibration() for _ in precisions]
-    text = None if options.calibration == RANDOM else samples.text(options.calibration)
-    with exclusive():
-        from onnxport.validation.calibration import compensate, measure_importance
-
-        importance = measure_importance(original, text, options, report)
-        graphs = zip(blueprint.trace.graphs, blueprint.graphs, strict=True)
-        prefixed = [(traced.prefix, graph) for traced, graph in graphs]
-
-        def calibrate(precision: Precision) -> Calibration:
-            if not options.quantize_options.gptq or not isinstance(precision.scheme, BlockScheme):
-                return Calibration(importance)
-            made = tempfile.TemporaryDirectory(prefix="onnxport-", ignore_cleanup_errors=True)
-            plan, directory = plan_quantization(prefixed, precision), Path(readers.enter_context(made))
-            assert text is not None  # options: GPTQ needs one
-            return Calibration(importance, compensate(original, text, options, plan, directory, report))
-
-        return [calibrate(one) if one.is_calibrated else Calibration() for one in precisions]
 
 
 def _without_adapter(checkpoint: Checkpoint) -> tuple[Checkpoint, Adapter]:

@@ -31,8 +31,8 @@ MAX_OPSET = 23
 """Highest ONNX opset that the engine's operator library produces."""
 FUSED_OPSET = 23
 """First ONNX opset with `Attention`, `RotaryEmbedding` and `RMSNormalization`, which `--optimize cpu` uses."""
-RANDOM = "random"
-"""`--calibration random`: random tokens instead of a text."""
+RANDOM, UNCALIBRATED = "random", "none"
+"""`--calibration random`: random tokens instead of a text; `--calibration none`: nothing is measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,9 +257,9 @@ class ExportOptions:
     calibration: str | None = field(
         default=None,
         metadata={
-            "help": "text file that the original reads, or `random` for random tokens, so that weights are quantized "
-            "for such inputs, and on which the loss of language models is measured (default: no calibration, and the "
-            "package's text)"
+            "help": "text file that the original reads, so that weights are quantized for such inputs, and on which "
+            "the loss of language models is measured; `random` for random tokens, or `none` (default: random tokens "
+            "for q8, int8 and uint8 of models of text, no calibration for others, and the package's text for the loss)"
         },
     )
     device: str = field(
@@ -340,7 +340,7 @@ class ExportOptions:
             )
         if not self.past and self.task is not None and self.task.endswith("-with-past"):
             raise OptionError(f"--task {self.task} and --no-past contradict each other: leave one of them out")
-        if self.quantize_options.gptq and self.calibration in (None, RANDOM):
+        if self.quantize_options.gptq and self.calibration_file is None:
             raise OptionError(
                 "--quantize-options gptq quantizes for the inputs that a text gives: add --calibration FILE"
             )
@@ -371,7 +371,7 @@ class ExportOptions:
     @property
     def calibration_file(self) -> str | None:
         """The text that the original reads, or on which the loss is measured; None for the package's."""
-        return None if self.calibration == RANDOM else self.calibration
+        return None if self.calibration in (RANDOM, UNCALIBRATED) else self.calibration
 
     @property
     def graph(self) -> GraphOptions:

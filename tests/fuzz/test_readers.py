@@ -419,4 +419,4 @@ def test_tokenizers(exported: dict[str, bytes], data: st.DataObject) -> None:
 @few
 @given(changed_safetensors(HEADER, DATA) | changed_bytes(WEIGHTS))
 def test_calibrations(content: bytes) -> None:
-    check_files({CALIBRATION_FILE: content}, read_importance)
+    check_files({CALIBRATION_FILE: content}, lambda directory: read_importance(directory, "fp32"))

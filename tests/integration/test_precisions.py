@@ -173,7 +173,7 @@ def test_the_loss_of_a_decoder_is_measured_on_a_text(tmp_path: Path) -> None:
     [
         ("q2", None, "--calibration FILE or random or --quantize-options lm_head=8 or --dtype q8"),
         ("q2", "random", "; --calibration FILE or --quantize-options lm_head=8 or --dtype q8"),
-        ("bnb4", None, "; --dtype q8 --quantize-options weight_only loses less"),
+        ("bnb4", None, "; --dtype q8 --quantize-options weight_only may lose less"),
     ],
 )
 def test_the_warning_of_a_large_loss_names_options_that_were_not_used(
@@ -210,7 +210,8 @@ def test_calibration_weighs_the_inputs_that_matter(tmp_path: Path) -> None:
     wanted = model(ids).logits.detach().numpy()
     errors: dict[str, dict[str, float]] = {"q4": {}, "q8": {}}
     settings = {
-        "plain": (None, False),
+        "plain": ("none", False),
+        "default": (None, False),
         "random": ("random", False),
         "calibrated": (str(text), False),
         "gptq": (str(text), True),
@@ -224,7 +225,8 @@ def test_calibration_weighs_the_inputs_that_matter(tmp_path: Path) -> None:
             found[name] = float(np.square(logits - wanted).mean())
     assert errors["q4"]["gptq"] < errors["q4"]["calibrated"] < errors["q4"]["plain"]
     assert errors["q8"]["gptq"] == errors["q8"]["calibrated"] < errors["q8"]["plain"]
-    assert errors["q8"]["random"] < errors["q8"]["plain"]
+    assert errors["q8"]["default"] == errors["q8"]["random"] < errors["q8"]["plain"]
+    assert errors["q4"]["default"] == errors["q4"]["plain"]
 
 
 @pytest.mark.parametrize(
@@ -269,6 +271,13 @@ def test_compensation_needs_a_text(calibration: str | None) -> None:
         ExportOptions(dtype="q4", quantize_options=QuantizeOptions(gptq=True), calibration=calibration)
 
 
+def test_each_type_of_activations_is_validated_with_what_was_measured_in_it(tmp_path: Path) -> None:
+    checkpoint, _, _ = reading_model(tmp_path)
+    options = ExportOptions(dtype="q4,q4f16,q8", calibration="random", validate="none")
+    onnxport.export(checkpoint, tmp_path / "out", options)
+    assert onnxport.validate(tmp_path / "out").status == "passed"
+
+
 def test_random_tokens_calibrate_without_a_tokenizer(decoder: Path, tmp_path: Path) -> None:
     options = ExportOptions(dtype="q8", calibration="random")
     result = onnxport.export(decoder, tmp_path / "out", options)
@@ -276,9 +285,23 @@ def test_random_tokens_calibrate_without_a_tokenizer(decoder: Path, tmp_path: Pa
     assert "calibration.safetensors" in result.manifest.files
     again = onnxport.export(decoder, tmp_path / "again", options)
     assert result.manifest.digests == again.manifest.digests
+    default = onnxport.export(decoder, tmp_path / "default", ExportOptions(dtype="q8"))
+    assert default.manifest.digests == again.manifest.digests
     vision = make_checkpoint("vit", "image-classification", tmp_path / "vit")
+    onnxport.export(vision, tmp_path / "vision", ExportOptions(dtype="q8", validate="quick"))
     with pytest.raises(OptionError, match="--calibration is for models of text, and ViTForImageClassification"):
         onnxport.export(vision, tmp_path / "other", options)
+
+
+def test_a_model_that_token_ids_dont_suffice_for_is_quantized_without_calibration(tmp_path: Path) -> None:
+    config = transformers.BrosConfig(**SIZES, vocab_size=96)
+    checkpoint = saved(tmp_path, "bros", transformers.BrosForTokenClassification(config))
+    settings = {"task": "token-classification", "dtype": "q8", "validate": "quick"}
+    result = onnxport.export(checkpoint, tmp_path / "out", ExportOptions(**settings))
+    assert result.manifest.validation["status"] == "passed"
+    assert "calibration.safetensors" not in result.manifest.files
+    with pytest.raises(OptionError, match=r"didn't read it: leave it out \(ValueError: You have to specify bbox\)"):
+        onnxport.export(checkpoint, tmp_path / "other", ExportOptions(**settings, calibration="random"))
 
 
 def test_calibration_without_a_tokenizer_is_an_error(decoder: Path, tmp_path: Path) -> None:

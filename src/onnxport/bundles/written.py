@@ -26,7 +26,7 @@ from onnxport.checkpoint.digest import digesting, sha256_of_files
 from onnxport.checkpoint.reading import Reader
 from onnxport.description.tasks import LABELLED, Task
 from onnxport.errors import UnsupportedError
-from onnxport.options import OutputOptions, Progress
+from onnxport.options import FloatDtype, OutputOptions, Progress
 from onnxport.passes.adapter_inputs import DOWN, AdapterInputsPass
 from onnxport.passes.finish import finish
 from onnxport.passes.quantization_plan import Calibration, QuantizedMatrix, calibrated, keep_grids
@@ -246,16 +246,18 @@ def write_export(
     write_module_files(stage, original.checkpoint)
     if original.adapter is not None:
         write_adapter_files(original.adapter, stage / file_name(original.adapter), _adapter_inputs(graphs[0]))
-    write_importance(stage, importance_of(graphs))
+    write_importance(stage, _importance_of(graphs))
     return Written(stage, graphs, plan, digests)
 
 
-def importance_of(graphs: Sequence[BoundGraphs]) -> dict[str, Array]:
-    """Return the measured weights of quantized parameters, by full name; empty if they weren't measured."""
-    matrices = {name: matrix for bound in graphs for name, matrix in bound.quantized.items()}
-    return {
-        name: matrix.importance.evaluate(NO_FILES) for name, matrix in matrices.items() if matrix.importance is not None
-    }
+def _importance_of(graphs: Sequence[BoundGraphs]) -> dict[FloatDtype, dict[str, Array]]:
+    """Return the measured inputs of the quantized layers of each floating-point type, by full name of a weight."""
+    found: dict[FloatDtype, dict[str, Array]] = {}
+    for bound in graphs:
+        for name, matrix in bound.quantized.items():
+            if matrix.importance is not None:
+                found.setdefault(bound.precision.float_dtype, {})[name] = matrix.importance.evaluate(NO_FILES)
+    return found
 
 
 def _write_graphs(

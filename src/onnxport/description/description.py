@@ -16,7 +16,7 @@ from onnxport.description.axes import is_cached, is_fixed, today_label, with_siz
 from onnxport.description.cache_layout import CacheLayout, CrossAttentionLayout
 from onnxport.description.delegating import DelegatingOnnxConfig
 from onnxport.description.depth import LayerTypes, NotExtendableError, at_depth
-from onnxport.description.encoder_outputs import Modality
+from onnxport.description.encoder_outputs import MAIN_INPUTS, Modality
 from onnxport.description.examples import Examples
 from onnxport.description.positions import END_TOKEN, TOKENS
 from onnxport.description.signature import signature_of, sizes_of
@@ -285,6 +285,12 @@ class Description:
     def canonical_task(self) -> Task:
         """The task."""
         return canonical_task(self.task)
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the model takes token ids, and no images or audio."""
+        names = {spec.name for graph in self.graphs for spec in graph.inputs}
+        return "input_ids" in names and names.isdisjoint(MAIN_INPUTS)
 
     def at_depth(self, shallow: PreTrainedModel, deep: PreTrainedModel, stacks: Sequence[LayerTypes]) -> Self:
         """Return the description of the same model with more layers, without running it.

@@ -167,36 +167,28 @@ class Calibration:
 
 def calibrated(plan: Mapping[str, QuantizedMatrix], calibration: Calibration) -> dict[str, QuantizedMatrix]:
     """Return a plan whose matrices are quantized for inputs that were measured."""
-    known = calibration.rounded
-    return {
-        name: replace(matrix, importance=None, rounded=known[name]) if name in known else matrix
-        for name, matrix in with_importance(plan, calibration.importance).items()
-    }
-
-
-def with_importance(plan: Mapping[str, QuantizedMatrix], importance: Mapping[str, Array]) -> dict[str, QuantizedMatrix]:
-    """Return a plan whose matrices are quantized with measured weights of their columns' errors.
-
-    Args:
-        plan: full name of a parameter to how it is quantized.
-        importance: full name of a parameter to the weight of each input of its layer, float32 `[inputs]`.
-    """
-    return {
-        name: replace(matrix, importance=InMemory(importance[name]))
-        if name in importance and matrix.takes_calibration
-        else matrix
-        for name, matrix in plan.items()
-    }
+    found = dict(plan)
+    for name, matrix in plan.items():
+        if name in calibration.rounded:
+            found[name] = replace(matrix, rounded=calibration.rounded[name])
+        elif name in calibration.importance and matrix.takes_calibration:
+            found[name] = replace(matrix, importance=InMemory(calibration.importance[name]))
+    return found
 
 
 def to_values(plan: Mapping[str, QuantizedMatrix]) -> list[dict[str, Any]]:
     """Return a plan as JSON values, the inverse of `from_values`: parameters by how they are quantized."""
-    groups: dict[tuple[Scheme, bool], dict[str, Stored | None]] = {}
+    groups: dict[tuple[Scheme, bool, bool], dict[str, Stored | None]] = {}
     for name, matrix in plan.items():
-        groups.setdefault((matrix.scheme, matrix.by_columns), {})[name] = matrix.stored
+        key = (matrix.scheme, matrix.by_columns, matrix.importance is not None)
+        groups.setdefault(key, {})[name] = matrix.stored
     return [
-        {**asdict(scheme), "by_columns": by_columns, "parameters": list(names), **_stored_values(names)}
-        for (scheme, by_columns), names in groups.items()
+        {
+            **asdict(scheme),
+            **{"by_columns": by_columns, "calibrated": is_calibrated, "parameters": list(names)},
+            **_stored_values(names),
+        }
+        for (scheme, by_columns, is_calibrated), names in groups.items()
     ]
 
 
@@ -205,11 +197,15 @@ def _stored_values(names: Mapping[str, Stored | None]) -> dict[str, Any]:
     return {"stored": stored} if stored else {}
 
 
-def from_values(values: Sequence[Mapping[str, Any]]) -> dict[str, QuantizedMatrix]:
+def from_values(values: Sequence[Mapping[str, Any]], importance: Mapping[str, Array]) -> dict[str, QuantizedMatrix]:
     """Return a plan from the result of `to_values`.
 
+    Args:
+        values: groups of parameters that are quantized alike.
+        importance: the mean square of each input of calibrated layers, by the full name of its weight.
+
     Raises:
-        ValueError: the values aren't a plan.
+        ValueError: the values aren't a plan, or a calibrated layer isn't among those of `importance`.
     """
     plan: dict[str, QuantizedMatrix] = {}
     for group in values:
@@ -219,11 +215,16 @@ def from_values(values: Sequence[Mapping[str, Any]]) -> dict[str, QuantizedMatri
             scheme = typed(settings, kind, "quantization")
             parameters = typed(group["parameters"], list[str], "quantization.parameters")
             by_columns = typed(group["by_columns"], bool, "quantization.by_columns")
+            is_calibrated = typed(group["calibrated"], bool, "quantization.calibrated")
             stored = typed(group.get("stored", {}), dict[str, Stored], "quantization.stored")
-            plan |= {name: QuantizedMatrix(scheme, by_columns, stored=stored.get(name)) for name in parameters}
         except KeyError as error:
             raise ValueError(f"{brief(group)} isn't a quantization: it lacks {error}") from error
+        for name in parameters:
+            if is_calibrated and name not in importance:
+                raise ValueError(f"calibration.safetensors lacks {name}")
+            measured = InMemory(importance[name]) if is_calibrated else None
+            plan[name] = QuantizedMatrix(scheme, by_columns, measured, stored=stored.get(name))
     return plan
 
 
-_OF_PARAMETERS = ("by_columns", "parameters", "stored")
+_OF_PARAMETERS = ("by_columns", "calibrated", "parameters", "stored")

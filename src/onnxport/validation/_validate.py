@@ -16,7 +16,7 @@ from onnxport.checkpoint.typed_values import typed
 from onnxport.containment import inside
 from onnxport.errors import CorruptCheckpointError, OptionError, ValidationError
 from onnxport.options import Dtype, ExportOptions, Progress, float_dtype_of
-from onnxport.passes.quantization_plan import QuantizedMatrix, from_values, with_importance
+from onnxport.passes.quantization_plan import QuantizedMatrix, from_values
 from onnxport.patching.scope import exclusive
 from onnxport.validation.reference import choose_reference
 from onnxport.validation.report import ValidationReport, merged, of_precision, with_note
@@ -171,15 +171,16 @@ def _requested(directory: Path, manifest: Manifest, options: ExportOptions) -> E
     )
 
 
-def _quantization(manifest: Manifest, dtype: str, directory: Path) -> dict[str, QuantizedMatrix]:
+def _quantization(manifest: Manifest, dtype: Dtype, directory: Path) -> dict[str, QuantizedMatrix]:
     """Return how the parameters of a precision are quantized; empty for a floating-point one.
 
     Raises:
         CorruptCheckpointError: the manifest is damaged.
     """
     try:
-        plan = from_values(manifest.quantization.get(dtype, ()))
-        return _with_stored(with_importance(plan, read_importance(directory)), manifest, dtype, directory)
+        groups = manifest.quantization.get(dtype, ())
+        plan = from_values(groups, read_importance(directory, float_dtype_of(dtype)))
+        return _with_stored(plan, manifest, dtype, directory)
     except ValueError as error:
         raise CorruptCheckpointError(f"{directory}: onnxport.json is damaged: {error}; export again") from error
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from onnx_ir.tensor_adapters import TorchTensor
 
+from onnxport._foreign_errors import translating
 from onnxport._transformers_api import call_forward
 from onnxport.blueprints.original import Original
 from onnxport.description.examples import ordinary_tokens
@@ -57,16 +59,16 @@ def measure_importance(
         Full name of a weight to float32 `[inputs]`, of layers that were run.
 
     Raises:
-        OptionError: the model doesn't read text, or its checkpoint has no tokenizer.
+        OptionError: the model can't read tokens alone, or its checkpoint has no tokenizer.
     """
     report("calibrate", None)
     with _reading(original, text, options) as (model, rows):
-        with _sums(model) as sums, torch.no_grad():
+        with _sums(model) as sums, torch.no_grad(), translating(partial(_unread, model)):
             for row in rows:
                 _read(model, row[None])
-        if not sums:
-            raise OptionError(_NO_TEXT.format(type(model).__name__))
         count = sum(len(row) for row in rows)
+    if not sums or not all(torch.isfinite(total).all() for total in sums.values()):
+        raise OptionError(_NO_TEXT.format(type(model).__name__))
     return {name: (total / count).float().numpy() for name, total in sums.items()}
 
 
@@ -149,6 +151,11 @@ def _read(model: PreTrainedModel, ids: torch.Tensor) -> None:
     finally:
         if handle is not None:
             handle.remove()
+
+
+def _unread(model: PreTrainedModel, error: Exception) -> Exception:
+    """Return the error for a model that raises one when it reads tokens alone."""
+    return OptionError(f"{_NO_TEXT.format(type(model).__name__)} ({type(error).__name__}: {error})")
 
 
 class _FinishedError(Exception):

@@ -125,9 +125,9 @@ def losses_of(
     Returns:
         The loss of each quantized precision; empty if the original's weights don't fit into memory.
     """
-    precisions = [bound.precision for bound in graphs if bound.quantized]
+    quantized = [bound for bound in graphs if bound.quantized]
     strategy = choose_strategy(original.checkpoint, options.validation, reducible=False)
-    if not precisions or strategy.name != "whole":
+    if not quantized or strategy.name != "whole":
         return ()
     subject, losses = original.subject, []
     with original_model(original.checkpoint, subject.model_class, options.checkpoint, strategy, original.draft) as (
@@ -135,12 +135,23 @@ def losses_of(
         _,
     ):
         text = samples.text(options.calibration_file)
-        request = LossRequest(model, original.preprocessor, subject.task, text, options.calibration)
-        for precision in precisions:
-            report(f"measure the loss of {precision.name}", None)
-            settings = RunSettings(session_options=few_runs(), dtype=precision.name)
-            losses.append(measure_loss(request, Directory(written.directory, settings), precision))
+        is_calibrated = options.calibration_file is not None
+        request = LossRequest(model, original.preprocessor, subject.task, text, is_calibrated)
+        for bound in quantized:
+            report(f"measure the loss of {bound.precision.name}", None)
+            settings = RunSettings(session_options=few_runs(), dtype=bound.precision.name)
+            directory = Directory(written.directory, settings)
+            losses.append(measure_loss(request, directory, bound.precision, _better_calibration(bound, options)))
     return tuple(loss for loss in losses if loss is not None)
+
+
+def _better_calibration(bound: BoundGraphs, options: ExportOptions) -> str:
+    """Return the option that calibrates with more than was used; empty if there is none."""
+    if options.calibration_file is not None or not bound.precision.is_calibrated:
+        return ""
+    if any(matrix.importance is not None for matrix in bound.quantized.values()):
+        return "--calibration FILE"
+    return "--calibration FILE or random" if bound.blueprint.description.reads_text else ""
 
 
 def _images(original: Original, blueprint: Blueprint, report: ValidationReport) -> list[ValidationReport]:

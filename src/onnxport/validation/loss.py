@@ -19,7 +19,6 @@ from onnxport._transformers_api import call_forward
 from onnxport.description.lengths import positions_of
 from onnxport.description.tasks import Task
 from onnxport.errors import NoKernelError, UnsupportedError
-from onnxport.options import RANDOM
 from onnxport.runtime.torch_model import torch_model
 from onnxport.tracing.originals import to_array
 from onnxport.validation.report import Loss
@@ -53,23 +52,24 @@ class LossRequest:
         preprocessor: of the checkpoint; None if it has none.
         task: the exported task.
         text: the text that a language model reads.
-        calibration: `--calibration`; with a file, its first half was used to quantize.
+        is_calibrated: whether the first half of the text was used to quantize.
     """
 
     model: PreTrainedModel
     preprocessor: Any
     task: Task
     text: str
-    calibration: str | None = None
+    is_calibrated: bool = False
 
 
-def measure_loss(request: LossRequest, directory: Directory, precision: Precision) -> Loss | None:
+def measure_loss(request: LossRequest, directory: Directory, precision: Precision, calibration: str) -> Loss | None:
     """Compare an export's outputs with the original's on samples.
 
     Args:
         request: the original, and the samples.
         directory: the export, with the graphs of one precision.
         precision: the precision.
+        calibration: the option that calibrates with more than was used, which a warning names; empty if there is none.
 
     Returns:
         What is lost; None if nothing can be run, for want of a preprocessor or of a class for the graphs.
@@ -83,14 +83,14 @@ def measure_loss(request: LossRequest, directory: Directory, precision: Precisio
     else:
         loss = _of_samples(request, directory, loaded, precision.name)
     if loss is not None:
-        _warn(loss, precision, request.calibration)
+        _warn(loss, precision, calibration)
     return loss
 
 
 def _of_language_model(request: LossRequest, loaded: Any, precision: str) -> Loss | None:
     """Return perplexities and agreement over windows of a text."""
     ids = tokenizer_of(request.preprocessor)(request.text, return_tensors="pt")["input_ids"][0][-_MAX_TOKENS:]
-    ids = ids if request.calibration in (None, RANDOM) else ids[len(ids) // 2 :]
+    ids = ids[len(ids) // 2 :] if request.is_calibrated else ids
     window = min((_WINDOW, *positions_of(request.model.config)))
     totals, count = np.zeros(3), 0
     for row in ids.split(window):
@@ -176,27 +176,23 @@ def _cosine(one: NDArray[Any], other: NDArray[Any]) -> float:
     return float((np.einsum("...i,...i->...", one, other) / np.maximum(norms, np.finfo(np.float64).tiny)).mean())
 
 
-def _warn(loss: Loss, precision: Precision, calibration: str | None) -> None:
-    """Name a large loss, and what loses less."""
+def _warn(loss: Loss, precision: Precision, calibration: str) -> None:
+    """Name a large loss, and what may lose less."""
     for name, least in _LEAST.items():
         value = loss.measures.get(name, 1.0)
         if value < least:
             remedies = _remedies(precision, calibration, of_language="perplexity" in loss.measures)
-            better = f"; {' or '.join(remedies)} loses less" if remedies else ""
+            better = f"; {' or '.join(remedies)} may lose less" if remedies else ""
             logger.warning("%s loses much: %s %.3f on %s%s", loss.precision, name, value, loss.sample, better)
 
 
-def _remedies(precision: Precision, calibration: str | None, *, of_language: bool) -> list[str]:
-    """Return the options that lose less, without those that were used."""
-    remedies, scheme = [], precision.scheme
-    if precision.is_calibrated and calibration is None:
-        remedies.append("--calibration FILE or random")
-    elif precision.is_calibrated and calibration == RANDOM:
-        remedies.append("--calibration FILE")
+def _remedies(precision: Precision, calibration: str, *, of_language: bool) -> list[str]:
+    """Return the options that may lose less, without those that were used."""
+    remedies, scheme = [calibration] if calibration else [], precision.scheme
     if isinstance(scheme, RowScheme):
-        remedies.append("--quantize-options weight_only")
-    elif not isinstance(scheme, BlockScheme) or scheme.bits < 8:
-        if of_language and scheme == precision.head and isinstance(scheme, BlockScheme):
-            remedies.append("--quantize-options lm_head=8")
+        return [*remedies, "--quantize-options weight_only"]
+    if isinstance(scheme, BlockScheme) and scheme == precision.head and scheme.bits < 8 and of_language:
+        remedies.append("--quantize-options lm_head=8")
+    if not isinstance(scheme, BlockScheme) or scheme.bits < 8:
         remedies.append("--dtype q8 --quantize-options weight_only")
     return remedies

@@ -54,6 +54,11 @@ class Precision:
         """Whether matrices are quantized for the inputs that a text gives, if there is one."""
         return isinstance(self.scheme, BlockScheme | RowScheme) and not self.keeps_grids
 
+    @property
+    def rounds_inputs(self) -> bool:
+        """Whether all inputs of a layer share a scale, so that their sizes are measured by default."""
+        return isinstance(self.scheme, RowScheme)
+
 
 def precisions_of(dtypes: tuple[Dtype, ...], options: QuantizeOptions, *, is_quantized: bool) -> tuple[Precision, ...]:
     """Return the precisions of an export.
