@@ -8,7 +8,8 @@ GPTQ (`weights.compensation`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from onnxport.description.lengths import positions_of
 from onnxport.errors import OptionError
 from onnxport.options import ExportOptions, Progress
 from onnxport.passes.quantization_plan import QuantizedMatrix
-from onnxport.validation.memory import choose_strategy
+from onnxport.validation.memory import Strategy, choose_strategy, weights_of
 from onnxport.validation.on_demand import as_tensor
 from onnxport.validation.original import original_model
 from onnxport.validation.samples import tokenizer_of
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
 
 _WINDOW, _MAX_TOKENS = 512, 4096
 """Tokens that the original reads at once, and in all."""
-_RANDOM_WINDOW, _RANDOM_TOKENS = 128, 512
-"""The same, of random ones."""
+_RANDOM_WINDOW, _RANDOM_TOKENS = 16, 512
+"""The same, of random ones. Of windows of 16 to 512, shorter ones lost less in most of five models in 8 bits."""
 _NO_TEXT = "--calibration is for models of text, and {} didn't read it: leave it out"
 
 
@@ -64,8 +65,8 @@ def measure_importance(
     report("calibrate", None)
     with _reading(original, text, options) as (model, rows):
         with _sums(model) as sums, torch.no_grad(), translating(partial(_unread, model)):
-            for row in rows:
-                _read(model, row[None])
+            for batch in _batches(model, rows):
+                _read(model, batch)
         count = sum(len(row) for row in rows)
     if not sums or not all(torch.isfinite(total).all() for total in sums.values()):
         raise OptionError(_NO_TEXT.format(type(model).__name__))
@@ -120,6 +121,8 @@ def _reading(
             "random"
         )
     strategy = choose_strategy(original.checkpoint, options.validation, reducible=False)
+    if text is None and weights_of(original.checkpoint, options.validation).on_disk:
+        strategy = Strategy("on disk")
     subject = original.subject
     with original_model(original.checkpoint, subject.model_class, options.checkpoint, strategy, original.draft) as (
         model,
@@ -135,6 +138,14 @@ def _reading(
             ids, window = tokenizer(text, return_tensors="pt")["input_ids"][0], _WINDOW
             ids = ids[: min(_MAX_TOKENS, -(-len(ids) // 2))]
         yield model, torch.split(ids, min((window, *positions_of(model.config))))
+
+
+def _batches(model: PreTrainedModel, rows: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Return token ids in batches, [batch, tokens], so that weights that stay on disk are read a few times."""
+    if model.get_output_embeddings() is None:  # classifiers refuse batches without a token that pads
+        return [row[None] for row in rows]
+    groups = itertools.groupby(rows, len)
+    return [torch.stack(list(group)) for _, group in groups]
 
 
 def _read(model: PreTrainedModel, ids: torch.Tensor) -> None:
