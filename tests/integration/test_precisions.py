@@ -304,6 +304,15 @@ def test_a_model_that_token_ids_dont_suffice_for_is_quantized_without_calibratio
         onnxport.export(checkpoint, tmp_path / "other", ExportOptions(**settings, calibration="random"))
 
 
+def test_a_classifier_that_refuses_batches_is_calibrated(tmp_path: Path) -> None:
+    sizes = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64}
+    config = transformers.GPT2Config(**sizes, vocab_size=96, pad_token_id=None)
+    checkpoint = saved(tmp_path, "gpt2", transformers.GPT2ForSequenceClassification(config))
+    result = onnxport.export(checkpoint, tmp_path / "out", ExportOptions(dtype="q8", validate="quick"))
+    assert result.manifest.validation["status"] == "passed"
+    assert "calibration.safetensors" in result.manifest.files
+
+
 def test_calibration_without_a_tokenizer_is_an_error(decoder: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("the house", encoding="utf-8")

@@ -142,7 +142,8 @@ def _reading(
 
 def _batches(model: PreTrainedModel, rows: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Return token ids in batches, [batch, tokens], so that weights that stay on disk are read a few times."""
-    if model.get_output_embeddings() is None:  # classifiers refuse batches without a token that pads
+    is_classifier = type(model).__name__.endswith("ForSequenceClassification")
+    if is_classifier and getattr(model.config, "pad_token_id", None) is None:  # then it refuses batches
         return [row[None] for row in rows]
     groups = itertools.groupby(rows, len)
     return [torch.stack(list(group)) for _, group in groups]
