@@ -304,13 +304,25 @@ def test_a_model_that_token_ids_dont_suffice_for_is_quantized_without_calibratio
         onnxport.export(checkpoint, tmp_path / "other", ExportOptions(**settings, calibration="random"))
 
 
-def test_a_classifier_that_refuses_batches_is_calibrated(tmp_path: Path) -> None:
+def test_classifiers_that_refuse_batches_or_need_a_last_token_are_calibrated(tmp_path: Path) -> None:
     sizes = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64}
-    config = transformers.GPT2Config(**sizes, vocab_size=96, pad_token_id=None)
-    checkpoint = saved(tmp_path, "gpt2", transformers.GPT2ForSequenceClassification(config))
-    result = onnxport.export(checkpoint, tmp_path / "out", ExportOptions(dtype="q8", validate="quick"))
-    assert result.manifest.validation["status"] == "passed"
-    assert "calibration.safetensors" in result.manifest.files
+    gpt2 = transformers.GPT2Config(**sizes, vocab_size=96, pad_token_id=None)
+    layers = {
+        f"{part}_{name}": size
+        for part in ("encoder", "decoder")
+        for name, size in {"layers": 2, "attention_heads": 4, "ffn_dim": 96}.items()
+    }
+    bart = transformers.BartConfig(d_model=64, vocab_size=96, **layers)
+    models = {
+        "gpt2": transformers.GPT2ForSequenceClassification(gpt2),
+        "bart": transformers.BartForSequenceClassification(bart),
+    }
+    for kind, model in models.items():
+        checkpoint = saved(tmp_path, kind, model)
+        options = ExportOptions(task="text-classification", dtype="q8", validate="quick")
+        result = onnxport.export(checkpoint, tmp_path / f"{kind}-out", options)
+        assert result.manifest.validation["status"] == "passed"
+        assert "calibration.safetensors" in result.manifest.files
 
 
 def test_calibration_without_a_tokenizer_is_an_error(decoder: Path, tmp_path: Path) -> None:

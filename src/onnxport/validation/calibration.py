@@ -137,7 +137,14 @@ def _reading(
         else:
             ids, window = tokenizer(text, return_tensors="pt")["input_ids"][0], _WINDOW
             ids = ids[: min(_MAX_TOKENS, -(-len(ids) // 2))]
-        yield model, torch.split(ids, min((window, *positions_of(model.config))))
+        rows = torch.split(ids, min((window, *positions_of(model.config))))
+        yield model, rows if text is not None else _ended(model, rows)
+
+
+def _ended(model: PreTrainedModel, rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """Return token ids that end as the inputs of an encoder: classifiers with a decoder read its state there."""
+    end = getattr(model.config, "eos_token_id", None) if model.config.is_encoder_decoder else None
+    return tuple(torch.cat([row[:-1], torch.tensor([end])]) for row in rows) if isinstance(end, int) else tuple(rows)
 
 
 def _batches(model: PreTrainedModel, rows: Sequence[torch.Tensor]) -> list[torch.Tensor]:
