@@ -120,9 +120,10 @@ def _reading(
             "--calibration FILE needs a tokenizer, and the checkpoint has none: leave it out, or pass --calibration "
             "random"
         )
-    strategy = choose_strategy(original.checkpoint, options.validation, reducible=False)
     if text is None and weights_of(original.checkpoint, options.validation).on_disk:
         strategy = Strategy("on disk")
+    else:
+        strategy = choose_strategy(original.checkpoint, options.validation, reducible=False)
     subject = original.subject
     with original_model(original.checkpoint, subject.model_class, options.checkpoint, strategy, original.draft) as (
         model,

@@ -500,7 +500,7 @@ def levels_of(elements: Array, scales: Array, zeros: Array, bits: int) -> Array:
 
 
 def _inverse(scales: Array) -> Array:
-    """Return the reciprocals of scales; 1 for 0: all elements of such a block round to 0."""
+    """Return the reciprocals of scales; 1 for 0, with which all integers stand for 0."""
     return np.reciprocal(np.where(scales == 0, np.float32(1), scales))
 
 
