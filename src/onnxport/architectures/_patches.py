@@ -40,6 +40,7 @@ PATCHED: dict[str, str] = {
     "higgs_audio_v2": "higgs_audio_v2",
     "higgs_audio_v2_tokenizer": "xcodec",
     "informer": "autoformer",
+    "kolibri1_1": "kolibri1_1",
     "led": "led",
     "lightglue": "lightglue",
     "llama4": "llama4",

@@ -132,6 +132,7 @@ MODULES: dict[str, str] = {
     "jamba": "jamba",
     "janus_vqgan": "janus",
     "jev": "jev",
+    "kolibri1_1": "kolibri1_1",
     "kosmos-2": "kosmos2",
     "kosmos-2.5": "kosmos2_5",
     "kyutai_speech_to_text": "kyutai_speech_to_text",

@@ -13,12 +13,17 @@ if TYPE_CHECKING:
     from transformers.models.longcat_flash.modeling_longcat_flash import LongcatFlashExperts
 
 
-def _experts(_: object) -> Callable[..., torch.Tensor]:
-    """Compute the experts that have weights; the identity experts return their input."""
+def _experts(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Compute the experts that have weights; the identity experts return their input.
+
+    Since Transformers 5.25, all of them have weights, and the caller adds what the identity experts return.
+    """
 
     def forward(
         self: LongcatFlashExperts, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
     ) -> torch.Tensor:
+        if not hasattr(self, "num_routed_experts"):
+            return original(self, hidden_states, top_k_index, top_k_weights)
         routed = self.num_routed_experts
         has_weights = top_k_index < routed
 

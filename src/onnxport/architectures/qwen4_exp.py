@@ -54,6 +54,7 @@ def _index_all_queries(_: object) -> Callable[..., torch.Tensor]:
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         attention_mask: torch.Tensor,
         cache: Cache | None,
+        **_: Any,
     ) -> torch.Tensor:
         import torch
 

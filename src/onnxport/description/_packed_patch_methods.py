@@ -242,6 +242,34 @@ def _packed_encoder(module: Any, positions: PatchPositions) -> _Method:
     return forward
 
 
+def _with_class_tokens(module: Any, positions: PatchPositions) -> _Method:
+    """Run the encoder of LLaVA-OneVision 1.5; class tokens precede all patches, in the original those of each frame.
+
+    Images have one frame. Each class token attends to the patches of its image, and they to it.
+    """
+    import torch
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+    def forward(pixel_values: Any, grid_thw: Any, **_: Any) -> Any:
+        states, images, tokens = module.patch_embed(pixel_values), grid_thw.shape[0], module.cls_embeddings
+        row_and_column = torch.stack(positions.row_and_column(module.spatial_merge_size), dim=-1)
+        cos, sin = module.rotary_pos_emb(states, row_and_column)
+        angles = torch.cat([tokens.class_pos_emb, tokens.class_pos_emb], dim=-1)
+        first = (tokens.class_embedding[None], angles.cos(), angles.sin())
+        states, cos, sin = (
+            torch.cat([token.to(of_patches.dtype).expand(images, -1), of_patches])
+            for token, of_patches in zip(first, (states, cos, sin), strict=True)
+        )
+        segments = torch.cat([torch.arange(images, device=states.device), positions.image])
+        states = module.pre_layernorm(states)
+        for block in module.blocks:
+            states = block(states, segments, position_embeddings=(cos, sin), max_seqlen=1)
+        states = states[images:]
+        return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=module.merger(states))
+
+    return forward
+
+
 def _shuffled_features(module: Any, positions: PatchPositions) -> _Method:
     """Project the blocks of patches of all images at once, which Nemotron-H Omni shuffles image by image."""
     from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -272,6 +300,7 @@ _METHODS: dict[tuple[str, str, str], Callable[[Any, PatchPositions], _Method]] =
     ("VisionShortConv", "forward", "grid_thw"): _short_convolution,  # LFM 3
     ("^Radio.*", "_embed_packed_patches", "image_grid_hw"): _prefixed_patches,
     ("^RadioModel", "_forward_packed", "image_grid_hw"): _packed_encoder,
+    ("^LlavaOnevision15VisionModel", "forward", "grid_thw"): _with_class_tokens,
     ("^NemotronH_Omni_.*", "get_image_features", "image_grid_hw"): _shuffled_features,
 }
 """Suffix of a class name, name of a method, and one of its parameters, to the factory of the method's replacement."""

@@ -192,6 +192,7 @@ class CacheLayout:
         cache.layers = [DynamicLayer() if i in self.waiting else DummyLayer() for i in range(self.depth)]
         for parts, tensors in zip(self.layers, past, strict=True):
             cache.layers[parts[0].layer] = _cache_layer(dict(zip(parts, tensors, strict=True)))
+        _count_tokens(cache.layers)
         return cache
 
     def from_cache(self, cache: Any) -> list[tuple[torch.Tensor, ...]]:
@@ -280,6 +281,19 @@ def _layer_tensor(layer: Any, part: str, index: int = 0) -> Any:
     """
     value = getattr(layer, part, None)
     return value[index] if isinstance(value, dict) else value
+
+
+def _count_tokens(layers: Sequence[Any]) -> None:
+    """Set the number of cached tokens in layers with recurrent states to that of an attention layer.
+
+    Transformers asks the first layer for it since 5.25; before, layers with recurrent states didn't count.
+    """
+    keys = next((layer.keys for layer in layers if getattr(layer, "keys", None) is not None), None)
+    for layer in layers:
+        if keys is not None and hasattr(layer, "cumulative_length_linear"):
+            layer.cumulative_length_linear = keys.new_full(
+                (), keys.shape[-2], dtype=layer.cumulative_length_linear.dtype
+            )
 
 
 def _cache_layer(by_spec: Mapping[CacheTensor, torch.Tensor]) -> Any:

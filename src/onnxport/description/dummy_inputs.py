@@ -336,11 +336,22 @@ def _patch_mask(context: InputContext) -> torch.Tensor:
 
 
 def _action_embeds(context: InputContext) -> torch.Tensor:
-    """Make the embeddings of a robot's state and of an action chunk, [batch, 1 + chunk_size, hidden_size]."""
+    """Make the embeddings of an action chunk, and before it of a robot's state, [batch, actions, hidden_size].
+
+    PI0.5 has no state among them: it is part of the prompt.
+    """
     import torch
 
     config = context.config
-    return torch.rand(context.batch, 1 + config.chunk_size, config.dit_config.hidden_size, generator=_generator())
+    length = config.chunk_size + hasattr(config, "max_state_dim")
+    return torch.rand(context.batch, length, config.dit_config.hidden_size, generator=_generator())
+
+
+def _timestep_embeds(context: InputContext) -> torch.Tensor:
+    """Make the embeddings of the timestep of a denoised action, [batch, hidden_size]."""
+    import torch
+
+    return torch.rand(context.batch, context.config.dit_config.hidden_size, generator=_generator())
 
 
 def _noise(context: InputContext) -> torch.Tensor:
@@ -396,6 +407,7 @@ _DUMMY_INPUTS: dict[str, DummyInput] = {
     "context_hidden_states": DummyInput(_SEQUENCE, lambda s: _zeros(s.batch, _SEQUENCE_LENGTH, _context_size(s))),
     "pixel_attention_mask": DummyInput(_BATCH, lambda s: _int_ones(s.batch, _CAMERAS) == 1),
     "action_embeds": DummyInput(_BATCH, _action_embeds),
+    "timestep_embeds": DummyInput(_BATCH, _timestep_embeds),
     "noise": DummyInput(_BATCH, _noise),
     "state": DummyInput(_BATCH, lambda s: _zeros(s.batch, s.config_int("max_state_dim", default=32))),
     "timestep": DummyInput(_BATCH, lambda s: _ones(s.batch)),

@@ -313,6 +313,7 @@ def encoded(model: PreTrainedModel, encode: Callable[..., Any], arguments: Mappi
 
     The method returns a tensor or a ModelOutput. Features that the model's forward projects later are projected here,
     and those that it leaves out later, of the padding in an output `attention_mask` (Gemma 4's audio), are left out.
+    OmniASR's method leaves them out itself, and returns [frames, hidden_size].
     """
     defaults = {"sample": False, "padding_mask": None}  # no training noise; frames have another mask
     known = {name: value for name, value in defaults.items() if name in inspect.signature(encode).parameters}
@@ -324,7 +325,7 @@ def encoded(model: PreTrainedModel, encode: Callable[..., Any], arguments: Mappi
         if handle is not None:
             handle.remove()
     features, mask = getattr(outputs, "pooler_output", outputs), getattr(outputs, "attention_mask", None)
-    if mask is not None and features is not None:
+    if mask is not None and features is not None and features.dim() > mask.dim():
         return [features[mask.bool()]]
     if features is not None or not hasattr(outputs, "last_hidden_state"):
         return features

@@ -28,6 +28,8 @@ _EXPORTED_OPTIONALS = (
 )
 """Parameters that are optional in a forward, but that a user needs as inputs of the graph."""
 
+_FORWARDED_BY_RETRIEVERS = ("vlm", "token_type_ids")
+
 
 def required_dummies(model: PreTrainedModel, parameters: Mapping[str, inspect.Parameter], decodes: bool) -> list[str]:
     """Return the dummy inputs that a model requires in its first forward, in the order in which they are made."""
@@ -56,13 +58,19 @@ def required_dummies(model: PreTrainedModel, parameters: Mapping[str, inspect.Pa
 
 
 def forwarded_parameters(model: PreTrainedModel) -> list[str]:
-    """Return parameters that a retriever accepts through **kwargs and forwards to its inner model (ColPali)."""
-    inner, outer = getattr(model, "vlm", None), inspect.signature(type(model).forward).parameters
-    has_kwargs = any(parameter.kind is parameter.VAR_KEYWORD for parameter in outer.values())
-    if inner is None or is_vision_language_action(model.config) or not has_kwargs:
+    """Return parameters that a model accepts through **kwargs and forwards to an inner model.
+
+    A retriever forwards token types (ColPali), PI0.5 the embeddings of its timestep to the action expert.
+    """
+    outer = inspect.signature(type(model).forward).parameters
+    part, forwarded = (
+        ("dit", "timestep_embeds") if is_vision_language_action(model.config) else _FORWARDED_BY_RETRIEVERS
+    )
+    inner = getattr(model, part, None)
+    if inner is None or all(parameter.kind is not parameter.VAR_KEYWORD for parameter in outer.values()):
         return []
     known = inspect.signature(type(inner).forward).parameters
-    return [name for name in ("token_type_ids",) if name in known and name not in outer and "input_ids" in outer]
+    return [forwarded] if forwarded in known and forwarded not in outer and "input_ids" in outer else []
 
 
 def _is_required(name: str, parameter: inspect.Parameter) -> bool:
