@@ -13,8 +13,9 @@ READERS := configurations configurations_of_transformers side_files safetensors 
 	patterns settings_for_clients calibrations
 JOBS ?= 2
 TOOLS := build/tools
-NEXT := .venv/transformers-5.24
-NEXT_TESTS := tests/conformance/test_matrix_sample.py tests/unit/test_forward.py tests/unit/test_grids.py
+NEXT := .venv/transformers-5.25
+NEXT_TESTS := tests/conformance/test_matrix_sample.py tests/unit/test_forward.py tests/unit/test_grids.py \
+	tests/unit/test_states.py tests/integration/test_runtime.py tests/policy/test_patches.py
 TIMED = trap 'echo "make $@ took $$((SECONDS / 60)) min $$((SECONDS % 60)) s"' EXIT;
 
 .PHONY: help demo test lint types format fuzz fuzz-guided bench clients conformance real-models lock sbom
@@ -65,7 +66,7 @@ real-models: $(READY) ## fetch the trained models that tests use
 	$(BIN)/python scripts/fetch_real_models.py
 
 $(NEXT): $(READY)
-	$(PIP) --no-deps --upgrade --target $@ transformers==5.24.0
+	$(PIP) --no-deps --upgrade --target $@ transformers==5.25.0
 	touch $@
 
 lock: $(TOOLS) ## write requirements.lock, the digests of the packages in constraints.txt (not torch: it has a build per device)

@@ -25,13 +25,14 @@ _FEW = {
 }
 """Task to model type: one pair for each type of inputs that no other test of `make test` exports."""
 
-_OF_5_24 = {
+_NEW = {
     "audio-tokenization": "neucodec",
-    "feature-extraction": "wavtokenizer_encoder",
-    "image-to-text": "hy_v4_vl",
-    "text-generation-with-past": "dory inkling2_text",
+    "automatic-speech-recognition": "omniasr",
+    "feature-extraction": "pi05 wavtokenizer_encoder",
+    "image-to-text": "hy_v4_vl llava_onevision1_5",
+    "text-generation-with-past": "dory inkling2_text kolibri1_1 lfm3",
 }
-"""The same for model types that are new in Transformers 5.24, if it is installed."""
+"""The same for model types that are new in Transformers 5.24 and 5.25, if they are installed, and LFM 3's cache."""
 
 _MANY = {
     "audio-classification": "audio-spectrogram-transformer hubert wav2vec2-bert wavlm",
@@ -89,7 +90,7 @@ def _pairs(types: dict[str, str]) -> tuple[Pair, ...]:
     return tuple((model_type, task) for task, names in types.items() for model_type in names.split())
 
 
-SAMPLE = (*_pairs(_FEW), *(pair for pair in _pairs(_OF_5_24) if pair[0] in CONFIG_MAPPING_NAMES))
+SAMPLE = (*_pairs(_FEW), *(pair for pair in _pairs(_NEW) if pair[0] in CONFIG_MAPPING_NAMES))
 """What `make test` exports."""
 WIDE = tuple(dict.fromkeys((*SAMPLE, *_pairs(_MANY))))
 """What `python -m conformance matrix --sample` exports, in about half an hour."""

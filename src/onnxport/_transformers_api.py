@@ -18,7 +18,7 @@ from packaging.version import Version
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-TESTED_VERSIONS = ("5.23", "5.24")
+TESTED_VERSIONS = ("5.23", "5.24", "5.25")
 """Minor versions of Transformers that the tests run with."""
 PAST = "past_key_values"
 """The cache's name in graphs and descriptions."""

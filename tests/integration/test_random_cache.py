@@ -10,6 +10,7 @@ import pytest
 from transformers import GPT2LMHeadModel
 
 import onnxport
+from onnxport._transformers_api import cache_name
 from onnxport.architectures.describe import describe
 from onnxport.checkpoint.checkpoint import open_checkpoint
 from onnxport.description.examples import Examples
@@ -48,7 +49,7 @@ def proof(
     examples = Examples(component.config, signature_of(component.config).today(), preprocessor)
     applies = []
     model.register_forward_pre_hook(
-        lambda _, args, given: applies.append(where(given.get("past_key_values"))), with_kwargs=True
+        lambda _, args, given: applies.append(where(given.get(cache_name()))), with_kwargs=True
     )
 
     def multiply(module: Any, args: Any, outputs: Any) -> None:

@@ -25,7 +25,7 @@ def saved(model: Any, directory: Path) -> Any:
     """Save a model with random weights; return it as PyTorch loads it."""
     randomize(model)
     model.save_pretrained(directory)
-    return type(model).from_pretrained(directory).eval()
+    return type(model).from_pretrained(directory, use_kernels=False).eval()
 
 
 def prompts(length: int) -> dict[str, torch.Tensor]:
@@ -144,7 +144,7 @@ def test_prompts_and_flags_of_sam(tmp_path: Path) -> None:
     checkpoint, _ = checkpoint_of("sam", "mask-generation", tmp_path / "checkpoints")
     onnxport.export(checkpoint, tmp_path / "out", ExportOptions(task="mask-generation", validate="none"))
     loaded: Any = onnxport.load(tmp_path / "out")
-    model = transformers.SamModel.from_pretrained(checkpoint).eval()
+    model = transformers.SamModel.from_pretrained(checkpoint, use_kernels=False).eval()
     side = model.config.vision_config.image_size
     inputs = {"pixel_values": torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))}
     inputs["input_boxes"] = torch.tensor([[[2.0, 3.0, 20.0, 25.0]]])
@@ -179,7 +179,7 @@ def test_whisper_returns_scores_and_its_cache(tmp_path: Path) -> None:
     checkpoint = make_checkpoint("whisper", "speech2seq-lm", tmp_path / "checkpoints")
     task = "automatic-speech-recognition-with-past"
     onnxport.export(checkpoint, tmp_path / "out", ExportOptions(task=task, validate="none"))
-    model = transformers.WhisperForConditionalGeneration.from_pretrained(checkpoint).eval()
+    model = transformers.WhisperForConditionalGeneration.from_pretrained(checkpoint, use_kernels=False).eval()
     loaded: Any = onnxport.load(tmp_path / "out")
     shape = (1, model.config.num_mel_bins, 2 * model.config.max_source_positions)
     features = torch.randn(shape, generator=torch.Generator().manual_seed(0))

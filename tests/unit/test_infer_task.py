@@ -15,6 +15,7 @@ MULTIMODAL = {"image-to-text": "AutoModelForImageTextToText", "audio-text-to-tex
 
 EXCEPTIONS = {
     "PI0ForConditionalGeneration": {"image-to-text"},  # it returns robot actions, not tokens
+    "PI05ForConditionalGeneration": {"image-to-text"},
     "VibeVoiceForConditionalGeneration": {"automatic-speech-recognition"},  # it generates audio
     "KyutaiSpeechToTextForConditionalGeneration": {"automatic-speech-recognition"},  # audio is among its token ids
 }

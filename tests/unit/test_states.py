@@ -5,7 +5,12 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import torch
-from transformers.cache_utils import DynamicCache, LinearAttentionAndFullAttentionLayer
+from transformers.cache_utils import (
+    DynamicCache,
+    DynamicLayer,
+    LinearAttentionAndFullAttentionLayer,
+    LinearAttentionLayer,
+)
 from transformers.models.kimi_linear.modeling_kimi_linear import recurrent_kimi_delta_attention
 from transformers.models.xlstm.modeling_xlstm import mlstm_recurrent_sequence_native
 
@@ -37,6 +42,15 @@ def test_several_states_of_one_type_are_numbered() -> None:
     again = states.from_cache(states.to_cache(past))
     for before, after in zip(past[0], again[0], strict=True):
         torch.testing.assert_close(before, after)
+
+
+def test_a_cache_whose_first_layer_is_recurrent_has_the_length_of_its_keys() -> None:
+    cache = DynamicCache()
+    cache.layers = [LinearAttentionLayer(), DynamicLayer()]
+    cache.layers[0].update_conv_state(torch.rand(2, 16, 4))
+    cache.layers[1].update(torch.rand(2, 4, 3, 8), torch.rand(2, 4, 3, 8))
+    states = CacheLayout.of(_MODEL, cache)
+    assert states.to_cache(states.from_cache(cache)).get_seq_length() == 3
 
 
 def test_the_delta_rule_with_a_decay_for_each_row() -> None:

@@ -7,7 +7,7 @@ experts implementation `grouped_mm` does. If the experts are modules, each of th
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnxport.patching.patch import EAGER, Patch
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers.models.switch_transformers.modeling_switch_transformers import SwitchTransformersTop1Router
 
 
-def experts_patch(target: str, make: Callable[[object], Callable[..., torch.Tensor]]) -> Patch:
+def experts_patch(target: str, make: Callable[[Any], Callable[..., torch.Tensor]]) -> Patch:
     """Return the patch of an experts module.
 
     Args:

@@ -1,6 +1,6 @@
 """Kolibri 1.1 (Transformers 5.25): select the keys of its sparse attention for all queries at once.
 
-Transformers' indexer loops over groups of queries that see the same first key, whose number is data-dependent.
+Transformers' indexer loops over groups of queries with the same first key, whose number is data-dependent.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class _Document:
     """The keys of a sequence from its first visible key on, as positions are counted in it.
 
     Attributes:
-        start: index of the first key that any query sees, [batch, 1].
+        start: index of the first key that isn't masked for every query, [batch, 1].
         keys: key head 0, [batch, keys, head_dim]; those after the last are repetitions of it.
-        visible: whether a query sees a key, [batch, queries, keys].
-        lengths: number of keys from the first to the last that a query sees, [batch, queries, 1].
+        visible: whether a key isn't masked for a query, [batch, queries, keys].
+        lengths: number of keys from `start` to the last that isn't masked for a query, [batch, queries, 1].
     """
 
     start: torch.Tensor
@@ -43,8 +43,8 @@ class _Document:
         index = (positions + start).clamp(max=visible.shape[-1] - 1)
         moved = keys.gather(1, index[..., None].expand(-1, -1, keys.shape[-1]))
         inside = (positions + start < visible.shape[-1])[:, None]
-        seen = visible.gather(-1, index[:, None].expand(-1, visible.shape[1], -1)) & inside
-        return _Document(start, moved, seen, (seen * (positions + 1)).amax(-1, keepdim=True))
+        kept = visible.gather(-1, index[:, None].expand(-1, visible.shape[1], -1)) & inside
+        return _Document(start, moved, kept, (kept * (positions + 1)).amax(-1, keepdim=True))
 
     def unmoved(self, mask: torch.Tensor) -> torch.Tensor:
         """Move a mask, [batch, queries, keys], back to the positions of all keys; those before the first are masked."""
@@ -58,7 +58,7 @@ class _Document:
 def _select_for_all_queries(_: object) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
     """Return the masks of the keys that each query attends to, and of the pool that they are selected from.
 
-    The queries of a sequence see the same first key: sequences aren't packed.
+    The queries of a sequence have the same first key: sequences aren't packed.
     """
 
     def forward(
@@ -88,10 +88,10 @@ def _pool(indexer: Any, queries: torch.Tensor, document: _Document) -> torch.Ten
     import torch
 
     size, lengths = indexer.compression, document.lengths
-    seen = document.visible.any(1)[..., None]
+    unmasked = document.visible.any(1)[..., None]
     count = (document.keys.shape[1] + size - 1) // size
-    padded = torch.nn.functional.pad(document.keys.float() * seen, (0, 0, 0, count * size - document.keys.shape[1]))
-    averages = padded.unflatten(1, (count, size)).sum(2) / size
+    padded = torch.nn.functional.pad(document.keys.float() * unmasked, (0, 0, 0, count * size - document.keys.shape[1]))
+    averages = padded.reshape(len(padded), count, size, -1).sum(2) / size
     blocks = torch.arange(count, device=queries.device)
     scores = _scores(indexer, queries, _rounded(indexer, averages)) * (blocks < lengths // size)
     scores = scores.masked_fill(blocks >= (lengths + size - 1) // size, -torch.inf)
@@ -140,7 +140,7 @@ def _round_to_nvfp4(_: object) -> Callable[[torch.Tensor], torch.Tensor]:
     import torch
 
     def nvfp4_fake_quantize(hidden_states: torch.Tensor) -> torch.Tensor:
-        blocks = hidden_states.float().unflatten(-1, (-1, 16))
+        blocks = hidden_states.float().reshape(*hidden_states.shape[:-1], -1, 16)
         scale = (blocks.abs().amax(-1, keepdim=True) / 6).clamp(2.0**-9, 448.0)
         step = 2.0 ** (scale.log2().floor().clamp(min=-6.0) - 3)
         scale = torch.round(scale / step) * step

@@ -58,7 +58,7 @@ def _index_all_queries(_: object) -> Callable[..., torch.Tensor]:
     ) -> torch.Tensor:
         import torch
 
-        batch, queries, _ = hidden_states.shape
+        batch, queries = hidden_states.shape[:2]
         heads, size, block = self.index_n_heads, self.index_head_dim, self.compress_ratio
         cosine, sine = position_embeddings
         split = [heads * size, self.index_kv_heads * size]

@@ -45,7 +45,7 @@ def reread_length(model: PreTrainedModel) -> int:
         model: the model.
     """
     prepare = getattr(type(model), "prepare_inputs_for_generation", None)
-    reads_limit = _LIMIT in prepare.__code__.co_names if prepare is not None else False
+    reads_limit = _LIMIT in inspect.unwrap(prepare).__code__.co_names if prepare is not None else False
     return int(getattr(model.config, _LIMIT, None) or 0) if reads_limit else 0
 
 

@@ -57,13 +57,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_OWN_OPERATORS = {"trust_remote_code": False, "use_kernels": False}
-"""Arguments of `from_pretrained`: no code from elsewhere runs.
-
-Since Transformers 5.25, `use_kernels` is true by default: layers are replaced by kernels from the hub on a GPU, which
-can't be traced, and without the package `kernels` loading fails on any device (no issue is known).
-"""
-
 _DTYPE_NAMES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
@@ -267,14 +260,19 @@ def _submodel_state(
 def _loader_of(model_class: type[PreTrainedModel]) -> Callable[..., tuple[PreTrainedModel, dict[str, Any]]]:
     """Return a `from_pretrained` that loads a model from a state dict, without running remote code.
 
+    Since Transformers 5.25, `use_kernels` is true by default: layers are replaced by kernels of the hub on a GPU, which
+    can't be traced, and loading fails on any device if the package `kernels` isn't installed (no issue is known).
+
     Two classes of Transformers 5.23 have one that is bypassed: `TimmBackbone`'s ignores the state dict and downloads
     timm's weights, and `DecisionMixin`'s reads a file beside the weights and fails if loading information is returned.
     """
     from transformers import PreTrainedModel
 
     if not {"TimmBackbone", "DecisionMixin"}.isdisjoint(base.__name__ for base in model_class.__mro__):
-        return partial(PreTrainedModel.from_pretrained.__func__, model_class, **_OWN_OPERATORS)
-    return partial(model_class.from_pretrained, **_OWN_OPERATORS)
+        return partial(
+            PreTrainedModel.from_pretrained.__func__, model_class, trust_remote_code=False, use_kernels=False
+        )
+    return partial(model_class.from_pretrained, trust_remote_code=False, use_kernels=False)
 
 
 def _load_gguf(
@@ -285,7 +283,12 @@ def _load_gguf(
     file = checkpoint.weight_files[0].name
     with _named_errors(checkpoint, model_class), hidden_bars(modeling_gguf_pytorch_utils):
         model, info = model_class.from_pretrained(
-            checkpoint.directory, gguf_file=file, local_files_only=True, **_OWN_OPERATORS, **_arguments(options)
+            checkpoint.directory,
+            gguf_file=file,
+            trust_remote_code=False,
+            use_kernels=False,
+            local_files_only=True,
+            **_arguments(options),
         )
     return model, LoadReport.of(info, None)
 

@@ -90,8 +90,20 @@ class OnnxCache(Cache):  # type: ignore[misc]
         """Select sequences by their batch index."""
         self.reorder_cache(indices)
 
-    def activate_past_recording(self) -> None:
-        """Do nothing: cropping the cache doesn't require recorded states."""
+    def activate_past_recording(self, recurrent_states_to_keep: int | None = None) -> None:
+        """Do nothing: cropping the cache doesn't require recorded states.
+
+        Args:
+            recurrent_states_to_keep: what Transformers passes since 5.25.
+        """
+
+    def get_recurrent_states_to_keep(self, layer_idx: int | None = None) -> int:
+        """Return the number of recorded states, which Transformers asks for since 5.25: none.
+
+        Args:
+            layer_idx: ignored.
+        """
+        return 0
 
     def __len__(self) -> int:
         return 1

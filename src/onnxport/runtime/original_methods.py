@@ -28,15 +28,18 @@ def with_methods(base: type, original: type, selected: Callable[[str], bool]) ->
 
 
 def _rebound(function: FunctionType, owner: CellType) -> FunctionType:
-    """Return a function whose `super()` is that of another class; the compiler keeps the class in a cell."""
-    names = function.__code__.co_freevars
+    """Return a function whose `super()` is that of another class; the compiler keeps the class in a cell.
+
+    It loses its decorators, which turn gradients off, or rename the cache (since Transformers 5.24).
+    """
+    inner: FunctionType = inspect.unwrap(function)  # type: ignore[assignment]
+    names = inner.__code__.co_freevars
     if _CLASS not in names:
         return function
-    cells = zip(names, function.__closure__ or (), strict=True)
+    cells = zip(names, inner.__closure__ or (), strict=True)
     closure = tuple(owner if name == _CLASS else cell for name, cell in cells)
-    code = function.__code__
-    rebound = FunctionType(code, function.__globals__, function.__name__, function.__defaults__, closure)
-    rebound.__kwdefaults__ = function.__kwdefaults__
+    rebound = FunctionType(inner.__code__, inner.__globals__, inner.__name__, inner.__defaults__, closure)
+    rebound.__kwdefaults__ = inner.__kwdefaults__
     return rebound
 
 
