@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,19 @@ def longrope(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     model = saved(transformers.Phi3ForCausalLM(config), root / "checkpoint")
     onnxport.export(root / "checkpoint", root / "out")
     return model, root / "out"
+
+
+def test_an_export_is_used_when_it_is_validated_again(longrope: tuple[Any, Path], tmp_path: Path) -> None:
+    _, directory = longrope
+    assert {"32 tokens", "32 tokens, padded batch"} <= {case.name for case in onnxport.validate(directory).cases}
+    changed = tmp_path / "out"
+    shutil.copytree(directory, changed)
+    manifest = changed / "onnxport.json"
+    manifest.write_text(manifest.read_text().replace('"reread_length": 32', '"reread_length": 0'))
+    assert {case.name for case in onnxport.validate(changed).cases if not case.passed} == {
+        "32 tokens",
+        "32 tokens, padded batch",
+    }
 
 
 @pytest.mark.parametrize("length", [20, 30, 40])

@@ -24,6 +24,7 @@ from onnxport.weights.quantization import BlockScheme, quantized_already
 
 if TYPE_CHECKING:
     from onnxport.checkpoint.checkpoint import Checkpoint
+    from onnxport.runtime.directory import Directory
 
 
 @exclusive()
@@ -92,25 +93,26 @@ def _validate_precision(
     from onnxport.blueprints.image_processing import find_image_processing, taking_images
     from onnxport.blueprints.subject import subject_of
     from onnxport.description.tolerances import tolerance_of
-    from onnxport.runtime.directory import Directory
-    from onnxport.runtime.settings import RunSettings
-    from onnxport.validation.exported import proved_or_skipped, request_for
+    from onnxport.validation.exported import compare_use, proved_or_skipped, request_for
     from onnxport.validation.image_processing import compare_image_processing
     from onnxport.validation.memory import choose_strategy
     from onnxport.validation.original import original_model
     from onnxport.validation.prove import prove
-    from onnxport.validation.sessions import few_runs
 
     options = replace(options, dtype=float_dtype_of(dtype))
     subject, plan = subject_of(checkpoint, options), _quantization(manifest, dtype, directory)
     strategy = choose_strategy(checkpoint, options.validation, reducible=False)
-    export = Directory(directory, RunSettings(session_options=few_runs(), dtype=dtype, exact=True)) if plan else None
+    is_used = options.validate == "full" and strategy.name == "whole"
+    export = _opened(directory, dtype) if plan or is_used else None
     casts = manifest.options.get("io_dtype") is not None
+    named = dtype if plan or len(manifest.dtypes) > 1 else ""
     with original_model(checkpoint, subject.model_class, options.checkpoint, strategy, quantized=plan) as (model, note):
         described = describe_model(model, subject, options.graph)
         processing = find_image_processing(subject, described) if options.image_processing else None
         results = () if processing is None else processing.results
-        for graph in (described if processing is None else taking_images(described, processing)).graphs:
+        described = described if processing is None else taking_images(described, processing)
+        statuses = set[str]()
+        for graph in described.graphs:
             component = _component(manifest, graph.name, dtype, directory)
             request = replace(
                 request_for(graph, model, directory, strategy),
@@ -123,10 +125,22 @@ def _validate_precision(
             tolerance = tolerance_of(graph, options.validation)
             proof = partial(prove, request, options.validate, tolerance, progress)
             proved = proved_or_skipped(proof, options.validation, tolerance)
-            named = dtype if plan or len(manifest.dtypes) > 1 else ""
+            statuses.add(proved.status)
             yield with_note(of_precision(proved, named), note)
+        if export is not None and is_used and "skipped" not in statuses:
+            used = compare_use(export, described, model, subject.preprocessor, options, progress or (lambda *_: None))
+            yield of_precision(used, named)
         if processing is not None:
             yield compare_image_processing(subject, processing, described.graphs[0].opset, proved)
+
+
+def _opened(directory: Path, dtype: Dtype) -> Directory:
+    """Return the export, to run the graphs of one precision a few times."""
+    from onnxport.runtime.directory import Directory
+    from onnxport.runtime.settings import RunSettings
+    from onnxport.validation.sessions import few_runs
+
+    return Directory(directory, RunSettings(session_options=few_runs(), dtype=dtype, exact=True))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnxport import samples
 from onnxport.blueprints.blueprint import Blueprint
@@ -100,7 +100,7 @@ def validate_export(
         reports += _images(original, bound.blueprint, reports[0])
         is_run = all(one.status != "skipped" for one in reports)
         if export is not None and is_used and is_run:
-            reports.append(_use(export, described, model, original, options, report))
+            reports.append(compare_use(export, described, model, original.subject.preprocessor, options, report))
     if original.adapter is not None and is_run:
         reports += _with_adapter(written, bound, original, options, strategy, report)
     return with_note(merged(reports), note)
@@ -199,15 +199,24 @@ def _with_adapter(
         ]
 
 
-def _use(
+def compare_use(
     export: Directory,
     described: Description,
     model: PreTrainedModel,
-    original: Original,
+    preprocessor: Any,
     options: ExportOptions,
     report: Progress,
 ) -> ValidationReport:
-    """Use the export as a whole: generate with it, then load it and pass samples through it."""
+    """Use the export as a whole: generate with it, then load it and pass samples through it.
+
+    Args:
+        export: the export.
+        described: its graphs, with code.
+        model: the original.
+        preprocessor: tokenizer, processor, image processor or feature extractor of the checkpoint; None if it has none.
+        options: tolerances.
+        report: called with the stage.
+    """
     tolerance = tolerance_of(described.graphs[-1], options.validation)
     cases: list[Case] = []
     if described.canonical_task.with_past:
@@ -219,7 +228,7 @@ def _use(
     with ExitStack() as stack:
         for graph in described.graphs:
             stack.enter_context(overridden(model, graph.code.config))
-        cases += compare_samples(model, export, original.subject.preprocessor, tolerance)
+        cases += compare_samples(model, export, preprocessor, tolerance)
     status = "passed" if all(case.passed for case in cases) else "failed"
     return ValidationReport(status, "full", tolerance.atol, tolerance.rtol, tuple(cases))
 
