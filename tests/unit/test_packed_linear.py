@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxport.fusions.packed_linear import PackedLinearPass
+from onnxport.fusions.packed_linear import WIDEST, PackedLinearPass
 from onnxport.weights.expressions import Concatenate
 from onnxport.weights.parameters import Parameter, ParameterTensor
 
@@ -58,3 +58,10 @@ def test_layers_of_several_modules_stay_apart() -> None:
 def test_the_head_of_a_gate_and_a_router_stay_apart() -> None:
     assert not PackedLinearPass()(graph_of(("a.up.weight", 64), ("a.gate.weight", 1))).modified
     assert not PackedLinearPass()(graph_of(("a.up.weight", 64), ("a.router.weight", 16), then="TopK")).modified
+
+
+def test_a_wide_gate_and_its_factor_stay_apart_on_a_cpu() -> None:
+    layers = (("a.gate.weight", 96), ("a.up.weight", 96))
+    assert not PackedLinearPass(WIDEST)(graph_of(*layers)).modified
+    assert PackedLinearPass()(graph_of(*layers)).modified
+    assert PackedLinearPass(WIDEST)(graph_of(("a.q.weight", 64), ("a.k.weight", 32), ("a.v.weight", 32))).modified

@@ -91,7 +91,7 @@ def _pool(indexer: Any, queries: torch.Tensor, document: _Document) -> torch.Ten
     unmasked = document.visible.any(1)[..., None]
     count = (document.keys.shape[1] + size - 1) // size
     padded = torch.nn.functional.pad(document.keys.float() * unmasked, (0, 0, 0, count * size - document.keys.shape[1]))
-    averages = padded.unflatten(1, (count, size)).sum(2) / size
+    averages = padded.reshape(padded.shape[0], count, size, -1).sum(2) / size
     blocks = torch.arange(count, device=queries.device)
     scores = _scores(indexer, queries, _rounded(indexer, averages)) * (blocks < lengths // size)
     scores = scores.masked_fill(blocks >= (lengths + size - 1) // size, -torch.inf)

@@ -43,12 +43,14 @@ def fuse(model: ir.Model, target: Optimize, *, packs_weights: bool = True) -> No
         return
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-    from onnxport.fusions.packed_linear import PackedLinearPass
+    from onnxport.fusions.packed_linear import WIDEST, PackedLinearPass
 
     for step in (*_steps(target), *(_cpu_steps() if target == "cpu" else _contrib_steps(target)), *_last_steps()):
         step(model)
     if packs_weights and any(str(value.name).startswith("past_") for value in model.graph.inputs):
-        PackedLinearPass()(model)  # for one token; of many, the copies of Split cost more
+        PackedLinearPass(WIDEST if target == "cpu" else None)(
+            model
+        )  # for one token; of many, the copies of Split cost more
         RemoveUnusedNodesPass()(model)
     if target == "cpu":
         model.opset_imports[""] = max(FUSED_OPSET, model.opset_imports[""])
