@@ -386,6 +386,43 @@ def test_a_bias_may_differ_between_heads() -> None:
     assert_fused(attention("B, 4, S, T", empty="B, 4, S, 1"), inputs, {"Attention": 1})
 
 
+def attention_of(shape: str, query: str, key: str) -> str:
+    """Return attention with 2 heads of 8, whose states are reshaped from [batch, tokens, 16]."""
+    return f"""
+g (float[{query[0]}, S, 16] q, float[B, S, 16] k, float[B, S, 16] v) => (float[B, S, 16] y)
+<int64[4] shape = {{{shape}, 2, 8}}, float root = {{2.0}}, float[{query}, 2, 8] q4, float[{key}, 2, 8] k4,
+ float[{key}, 2, 8] v4, float[{query[0]}, 2, 4, 8] qt, float[{key[0]}, 2, 8, 4] kt, float[{key[0]}, 2, 4, 8] vt,
+ float[{key[0]}, 2, 4, 8] z> {{
+    q4 = Reshape(q, shape)
+    k4 = Reshape(k, shape)
+    v4 = Reshape(v, shape)
+    qt = Transpose<perm = [0, 2, 1, 3]>(q4)
+    kt = Transpose<perm = [0, 2, 3, 1]>(k4)
+    vt = Transpose<perm = [0, 2, 1, 3]>(v4)
+    products = MatMul(qt, kt)
+    scores = Div(products, root)
+    probabilities = Softmax<axis = -1>(scores)
+    z = MatMul(probabilities, vt)
+    zt = Transpose<perm = [0, 2, 1, 3]>(z)
+    sizes = Shape(k)
+    y = Reshape(zt, sizes)
+}}"""
+
+
+@pytest.mark.parametrize(("target", "operator"), [("cpu", "Attention"), ("cuda", "MultiHeadAttention")])
+def test_windows_attend_to_themselves_alone(target: Optimize, operator: str) -> None:
+    text = attention_of("-1, 4", "W, 4", "W, 4").replace("float[W, S, 16] q", "float[B, S, 16] q")
+    inputs = {name: random(2, 12, 16) * (index + 1) for index, name in enumerate("qkv")}
+    assert_fused(text, inputs, {operator: 1}, target)
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+def test_queries_that_are_the_same_for_the_whole_batch_arent_fused(target: Optimize) -> None:
+    text = attention_of("0, 0", "1, S", "B, S")
+    inputs = {"q": random(1, 4, 16), "k": random(3, 4, 16), "v": 2 * random(3, 4, 16)}
+    assert_fused(text, inputs, {}, target)
+
+
 def test_a_mask_and_a_bias_of_positions_are_added() -> None:
     text = """
 g (float[B, S, 2, 8] q, float[B, S, 2, 8] k, float[B, S, 2, 8] v, float[1, 2, S, S] bias, float[B, 1, 1, S] mask)

@@ -86,6 +86,8 @@ def _fuse(softmax: ir.Node, masks: _Masks, *, plain: bool) -> bool:
     value = product.inputs[1]
     if key is None or value is None or not all(_has_heads(states) for states in (query, key, value)):
         return False
+    if len({size(states, 0) == 1 for states in (query, key, value) if states is not None}) > 1:
+        return False  # `Attention` doesn't broadcast the batch, such as that of learned queries
     if query.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16) or not _same_type(query, key, value, *scores.masks):
         return False
     if plain and size(key, 3) != size(value, 3):

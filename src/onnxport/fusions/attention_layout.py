@@ -22,6 +22,7 @@ from onnxport.fusions._matching import (
     producer,
     rank,
     replace,
+    same_axis,
     same_shape,
     scalar,
     size,
@@ -83,9 +84,9 @@ class Layout:
         flat.type, flat.shape = node.outputs[0].type, self._flat_shape(states[0], width)
         if output.empty is not None:
             flat = self._without_empty_rows(flat, output, node)
-        if rank(flat) == rank(output.reshape.outputs[0]) == 3:
+        if rank(flat) == 3 and _same_tokens(output.reshape.outputs[0], flat):
             replace(output.reshape.outputs[0], flat)
-        else:  # to [batch * sequence, heads * head_size], or of [batch, sequence, heads, head_size]
+        else:  # to [batch * sequence, heads * head_size], or of windows, or of [batch, sequence, heads, head_size]
             output.reshape.replace_input_with(0, flat)
         return True
 
@@ -102,7 +103,7 @@ class Layout:
             split, before = self._split(value)
             reshape = producer(split, "Reshape")
             source = reshape.inputs[0] if reshape is not None else None
-            if source is not None and rank(source) == 3 and size(source, 2) == heads * width:
+            if source is not None and size(source, 2) == heads * width and _same_tokens(source, split):
                 return source
             node = add_node(before, "Reshape", [split, self._constant("merged_heads", 0, 0, heads * width)])
         flat = node.outputs[0]
@@ -148,6 +149,11 @@ class Layout:
 
     def _constant(self, name: str, *elements: int) -> ir.Value:
         return add_constant(self._graph, "_".join([name, *map(str, elements)]), int64(elements))
+
+
+def _same_tokens(flat: ir.Value, states: ir.Value) -> bool:
+    """Return whether the first two axes of states are those of a value with three axes: attention may be in windows."""
+    return rank(flat) == 3 and rank(states) in (3, 4) and all(same_axis(flat, states, axis) for axis in (0, 1))
 
 
 def is_transposed(value: ir.Value | None) -> bool:
