@@ -200,7 +200,7 @@ class QuantizePass(ir.passes.InPlacePass):
             for value in model.graph.initializers.values()
             if (parameters := _parameters(value)) and f"{self._prefix}{parameters[0].name}" in self._plan
         ]
-        activations = _Activations(model.graph)
+        activations = _Activations()
         for weight, matrices in found:
             matrix = joined(matrices)
             uses = [use for use in matrix_uses(weight) if use is not None]
@@ -214,7 +214,7 @@ class QuantizePass(ir.passes.InPlacePass):
                     model.opset_imports.setdefault(MICROSOFT, 1)
                 else:
                     new = _row_nodes(use, tensors, matrix.scheme, activations, is_shared=len(uses) > 1)
-                _replace(model.graph, use.node, new)
+                _replace(use.node, new)
         if found:
             common_passes.RemoveUnusedNodesPass()(model)
         return ir.passes.PassResult(model, modified=bool(found))
@@ -299,8 +299,7 @@ def _initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Va
 class _Activations:
     """Quantize activations to 8 bits, each once."""
 
-    def __init__(self, graph: ir.Graph) -> None:
-        self._graph = graph
+    def __init__(self) -> None:
         self._quantized: dict[tuple[ir.Value, bytes], ir.Node] = {}
 
     def of(self, value: ir.Value, before: ir.Node, smoothing: ir.Value | None) -> ir.Node:
@@ -316,11 +315,13 @@ class _Activations:
             nodes = [] if smoothing is None else [node_like("Mul", [value, smoothing], before)]
             node = node_like("DynamicQuantizeLinear", [nodes[0].outputs[0] if nodes else value], before)
             node.resize_outputs(3)
-            producer = value.producer()
+            producer, graph = value.producer(), value.graph  # which may be the body of a loop
+            assert graph is not None, "it is an input of the graph, or computed in it"
+            _name([*nodes, node], f"{value.name}_{len(self._quantized)}")
             if producer is None:
-                self._graph.insert_before(self._graph[0], [*nodes, node])
+                graph.insert_before(graph[0], [*nodes, node])
             else:
-                self._graph.insert_after(producer, [*nodes, node])
+                graph.insert_after(producer, [*nodes, node])
             self._quantized[value, factors] = node
         return self._quantized[value, factors]
 
@@ -432,12 +433,21 @@ def _with_bias(nodes: list[ir.Node], product: ir.Node) -> list[ir.Node]:
     return nodes if bias is None else [*nodes, node_like("Add", [nodes[-1].outputs[0], bias], product)]
 
 
-def _replace(graph: ir.Graph, old: ir.Node, nodes: list[ir.Node]) -> None:
+def _replace(old: ir.Node, nodes: list[ir.Node]) -> None:
     """Replace a node by others, the last of which computes its output."""
-    before, after = old.outputs[0], nodes[-1].outputs[0]
+    before, after, graph = old.outputs[0], nodes[-1].outputs[0], old.graph
+    assert graph is not None, "the node is in a graph"
     after.shape, after.type = before.shape, before.type
+    _name(nodes, str(before.name))
     graph.insert_after(old, nodes)
     if before.is_graph_output():
         after.name = before.name
     ir.convenience.replace_all_uses_with(before, after, replace_graph_outputs=True)
     graph.remove(old, safe=True)
+
+
+def _name(nodes: list[ir.Node], stem: str) -> None:
+    """Name the outputs of new nodes: without a name, they'd get one that is unique in the body of a loop alone."""
+    for number, node in enumerate(nodes):
+        for position, output in enumerate(node.outputs):
+            output.name = f"{stem}_{node.op_type}_{number}_{position}"
