@@ -75,6 +75,19 @@ def test_a_tied_embedding_is_stored_once(exported: Path) -> None:
     assert shapes.count((96, 2, 16)) == 1 + 2 * 2  # the embedding, and the gate and up projections of two layers
 
 
+def test_a_perplexity_beyond_floating_point_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = make_tokenizer("bart", 96, 0, "<unk>")
+    config = transformers.GPT2Config(vocab_size=len(tokenizer), n_positions=64, n_embd=32, n_layer=1, n_head=2)
+    model = transformers.GPT2LMHeadModel(config)
+    source = saved(tmp_path, "gpt2", model, tokenizer)
+    model.transformer.ln_f.weight.data *= 1000
+    model.save_pretrained(source)
+    result = onnxport.export(source, tmp_path / "out", ExportOptions(dtype="q4"))
+    (loss,) = result.manifest.validation["losses"]
+    assert set(loss["measures"]) == {"top-1 agreement"}
+    assert f"the perplexity of the original on {loss['sample']} is infinite or NaN" in caplog.text
+
+
 @pytest.mark.parametrize("dtype", ["fp32", "q4", "q8", "q4f16"])
 def test_each_precision_generates(exported: Path, decoder: Path, dtype: str) -> None:
     model = onnxport.load(exported, dtype=dtype)

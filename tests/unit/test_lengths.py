@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from transformers import BertConfig, LongT5Config, MistralConfig
+import pytest
+import torch
+from transformers import BertConfig, LongT5Config, MistralConfig, RobertaConfig, RobertaModel
 
-from onnxport.description.lengths import long_length, positions_of
+from onnxport.description.lengths import long_length, positions_of, window_of
 
 
 def test_thresholds_and_positions_determine_it() -> None:
@@ -21,3 +23,12 @@ def test_a_large_model_is_run_on_fewer_tokens() -> None:
 
 def test_positions_of_sub_configurations_count() -> None:
     assert positions_of(BertConfig(max_position_embeddings=64)) == [64]
+
+
+def test_positions_of_roberta_start_after_the_padding_index() -> None:
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    model = RobertaModel(RobertaConfig(vocab_size=16, max_position_embeddings=12, pad_token_id=1, **sizes))
+    assert (window_of(model, 512), window_of(model, 6)) == (10, 6)
+    model(torch.full((1, 10), 5))
+    with pytest.raises(RuntimeError, match="out of bounds"):
+        model(torch.full((1, 11), 5))

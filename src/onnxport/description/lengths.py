@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 _THRESHOLDS = re.compile(r"window|block|chunk|bucket|max_distance|radius|original_max_position|segment|stride|span")
 """Configuration fields with a length at which a model's attention or positions change."""
@@ -32,6 +32,23 @@ def long_length(config: PreTrainedConfig, parameters: int) -> int:
 def positions_of(config: PreTrainedConfig) -> list[int]:
     """Return the numbers of positions that a configuration and its sub-configurations have."""
     return positions_in(config.to_dict())
+
+
+def window_of(model: PreTrainedModel, limit: int) -> int:
+    """Return how many tokens a model reads at once.
+
+    Models in the manner of RoBERTa count positions from the padding index on: their embeddings have that many more.
+
+    Args:
+        model: the model.
+        limit: the number that is wanted.
+    """
+    after_padding: list[int] = [
+        module.num_embeddings - module.padding_idx - 1
+        for name, module in model.named_modules()
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
+    ]
+    return min([limit, *positions_of(model.config), *after_padding])
 
 
 def positions_in(values: Mapping[str, Any]) -> list[int]:

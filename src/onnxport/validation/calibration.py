@@ -23,7 +23,7 @@ from onnxport._foreign_errors import translating
 from onnxport._transformers_api import call_forward
 from onnxport.blueprints.original import Original
 from onnxport.description.examples import ordinary_tokens
-from onnxport.description.lengths import positions_of
+from onnxport.description.lengths import window_of
 from onnxport.errors import OptionError
 from onnxport.options import ExportOptions, Progress
 from onnxport.passes.quantization_plan import QuantizedMatrix
@@ -138,7 +138,7 @@ def _reading(
         else:
             ids, window = tokenizer(text, return_tensors="pt")["input_ids"][0], _WINDOW
             ids = ids[: min(_MAX_TOKENS, -(-len(ids) // 2))]
-        rows = torch.split(ids, min((window, *positions_of(model.config))))
+        rows = torch.split(ids, window_of(model, window))
         yield model, rows if text is not None else _ended(model, rows)
 
 

@@ -9,16 +9,17 @@ and their mean difference, and any other output by the cosine of its last axis.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from onnxport._transformers_api import call_forward
-from onnxport.description.lengths import positions_of
+from onnxport.description.lengths import window_of
 from onnxport.description.tasks import Task
-from onnxport.errors import NoKernelError, UnsupportedError
+from onnxport.errors import MissingInputError, NoKernelError, SizeLimitError, UnsupportedError
 from onnxport.runtime.torch_model import torch_model
 from onnxport.tracing.originals import to_array
 from onnxport.validation.report import Loss
@@ -82,8 +83,13 @@ def measure_loss(request: LossRequest, directory: Directory, precision: Precisio
         loss = _of_language_model(request, loaded, precision.name)
     else:
         loss = _of_samples(request, directory, loaded, precision.name)
-    if loss is not None:
-        _warn(loss, precision, calibration)
+    if loss is None:
+        return None
+    finite = {name: value for name, value in loss.measures.items() if math.isfinite(value)}
+    for name in loss.measures.keys() - finite.keys():
+        logger.warning("%s: the %s on %s is infinite or NaN", loss.precision, name, loss.sample)
+    loss = replace(loss, measures=finite)
+    _warn(loss, precision, calibration)
     return loss
 
 
@@ -91,7 +97,7 @@ def _of_language_model(request: LossRequest, loaded: Any, precision: str) -> Los
     """Return perplexities and agreement over windows of a text."""
     ids = tokenizer_of(request.preprocessor)(request.text, return_tensors="pt")["input_ids"][0][-_MAX_TOKENS:]
     ids = ids[len(ids) // 2 :] if request.is_calibrated else ids
-    window = min((_WINDOW, *positions_of(request.model.config)))
+    window = window_of(request.model, _WINDOW)
     totals, count = np.zeros(3), 0
     for row in ids.split(window):
         if len(row) < 2:
@@ -108,11 +114,12 @@ def _of_language_model(request: LossRequest, loaded: Any, precision: str) -> Los
         count += len(following)
     if not count:
         return None
-    original, quantized, agreeing = totals / count
+    with np.errstate(over="ignore"):  # `measure_loss` warns of it
+        original, quantized = np.exp(totals[:2] / count)
     measures = {
-        "perplexity of the original": float(np.exp(original)),
-        "perplexity": float(np.exp(quantized)),
-        "top-1 agreement": float(agreeing),
+        "perplexity of the original": float(original),
+        "perplexity": float(quantized),
+        "top-1 agreement": float(totals[2] / count),
     }
     return Loss(precision, f"{count} tokens of text", measures)
 
@@ -121,7 +128,10 @@ def _of_samples(request: LossRequest, directory: Directory, loaded: Any, precisi
     """Return agreement or cosine over what the preprocessor makes of the package's samples."""
     names, agreeing, differences, cosines = [], [], [], []
     for name, inputs, given in sample_inputs(request.model, directory, loaded, request.preprocessor):
-        wanted, actual = _outputs(_original(request.model), inputs), _outputs(loaded, given)
+        try:
+            wanted, actual = _outputs(_original(request.model), inputs), _outputs(loaded, given)
+        except (MissingInputError, SizeLimitError):  # which the validation reports
+            continue
         output = next((key for key in (*_OUTPUTS, *wanted) if key in wanted and key in actual), "")
         if output not in actual or wanted[output].shape != actual[output].shape or not wanted[output].ndim:
             continue
