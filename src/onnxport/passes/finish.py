@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from onnxport.passes.linear import LinearPass
 from onnxport.passes.naming import NameByModulePass
+from onnxport.passes.transposed_products import TransposedProductPass
 
 
 def finish(model: ir.Model, *, keep_layout: bool = False) -> None:
@@ -16,4 +17,5 @@ def finish(model: ir.Model, *, keep_layout: bool = False) -> None:
         keep_layout: use every parameter in the checkpoint's layout.
     """
     LinearPass(keep_layout=keep_layout)(model)
+    TransposedProductPass()(model)
     NameByModulePass()(model)  # last: it removes the metadata with the modules of nodes
