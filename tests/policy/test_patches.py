@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
+
+import transformers
 
 from onnxport.architectures._patches import PATCHED, patches_in
 from onnxport.binding.bind import _LIMITED_INITIALIZATION
@@ -80,6 +84,17 @@ def test_families_only_patch_modeling_files() -> None:
     for patch in filter(_is_importable, OF_MODELS):
         assert patch.module.startswith("transformers.models.") and ".modeling_" in patch.module, patch.target
         assert find_spec(patch.module) is not None
+
+
+def test_modeling_files_that_branch_on_infinite_values_are_patched() -> None:
+    """Such a branch, of float16 alone, depends on values; `torch.isfinite` is replaced in all of them."""
+    branching = {
+        f"transformers.models.{path.parent.name}.{path.stem}:torch"
+        for path in Path(str(transformers.__file__)).parent.glob("models/*/modeling_*.py")
+        if re.search(r"^ +if .*torch\.isinf\(", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert "transformers.models.longt5.modeling_longt5:torch" in branching
+    assert branching <= {patch.target for patch in OF_MODELS}
 
 
 def test_no_other_module_replaces_attributes() -> None:

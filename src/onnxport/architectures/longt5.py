@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from onnxport.architectures._architecture import Architecture
+from onnxport.architectures._clamping import isinf_patch
 from onnxport.patching.patch import EAGER, Patch
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
                 "Transformers compares block ids with a range",
             ),
             Patch(f"{_FILE}:_make_global_fixed_block_ids", _with_empty_blocks, _BRANCH, EAGER, _UNTIL),
+            isinf_patch(_FILE),
             Patch(
                 f"{_FILE}:LongT5TransientGlobalAttention.compute_side_bias",
                 _masking_empty_blocks,

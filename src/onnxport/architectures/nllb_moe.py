@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from onnxport.architectures._architecture import Architecture
-from onnxport.architectures._clamping import clamps_always
+from onnxport.architectures._clamping import isinf_patch
 from onnxport.architectures._experts import experts_patch, router_logits, router_patch
-from onnxport.patching.patch import EAGER, Patch
 
 if TYPE_CHECKING:
     import torch
     from transformers.models.nllb_moe.modeling_nllb_moe import NllbMoeExperts, NllbMoeTop2Router
 
 _MODULE = "transformers.models.nllb_moe.modeling_nllb_moe"
-
-
-class _TorchWithIsinf:
-    """The module torch, with an `isinf` that reports float16 values as non-finite."""
-
-    def __init__(self, original: ModuleType) -> None:
-        self._original = original
-        self.isinf = clamps_always(original.isinf)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._original, name)
 
 
 def _experts(_: object) -> Callable[..., torch.Tensor]:
@@ -63,14 +50,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         patches=(
             experts_patch(f"{_MODULE}:NllbMoeExperts", _experts),
             router_patch(f"{_MODULE}:NllbMoeTop2Router", _router),
-            Patch(
-                f"{_MODULE}:torch",
-                _TorchWithIsinf,
-                "the decoder's layers clamp float16 hidden states only if any is infinite, which is data-dependent",
-                EAGER,
-                "Transformers clamps them unconditionally",
-                without_values=True,
-            ),
+            isinf_patch(_MODULE),
         ),
     ),
 )

@@ -1,9 +1,9 @@
-"""Perception Encoder: settings of their tiny models, and videos that are aligned with audio without a loop."""
+"""Perception Encoder: settings of their tiny models, and what their code doesn't do in a graph."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnxport.architectures._architecture import Architecture, Tiny
 from onnxport.patching.patch import EAGER, Patch
@@ -46,6 +46,25 @@ def _aligned_by_index(_: object) -> Callable[..., torch.Tensor]:
     return align
 
 
+def _in_the_type_of_its_input(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return original(self, x, *args, **kwargs).to(x.dtype)
+
+    return forward
+
+
+def _group_norm(model_type: str, prefix: str) -> Patch:
+    """Return the patch of the normalization of a model type, [batch, channels, time]."""
+    return Patch(
+        f"transformers.models.{model_type}.modeling_{model_type}:{prefix}MaskedGroupNorm.forward",
+        _in_the_type_of_its_input,
+        "Transformers' exporter replaces torch.masked.mean and torch.masked.var by code that returns float32, also of "
+        "16 bits, so that the convolution that follows has two types",
+        "none: not reported yet",
+        "Transformers' exporter keeps the type of torch.masked.mean",
+    )
+
+
 ARCHITECTURES = (
     Architecture(
         ("pe_audio_video",),
@@ -58,11 +77,17 @@ ARCHITECTURES = (
                 EAGER,
                 "Transformers aligns a batch of videos at once",
             ),
+            _group_norm("pe_audio_video", "PeAudioVideo"),
         ),
     ),
-    Architecture(("pe_audio_encoder",), tiny=Tiny(feature_extractor="PeAudioFeatureExtractor")),
+    Architecture(
+        ("pe_audio_encoder",),
+        patches=(_group_norm("pe_audio", "PeAudio"),),
+        tiny=Tiny(feature_extractor="PeAudioFeatureExtractor"),
+    ),
     Architecture(
         ("pe_video_encoder",),
+        patches=(_group_norm("pe_video", "PeVideo"),),
         tiny=Tiny(fields={"vision_config": {"...": 0, "architecture": "test_vit", "global_pool": "token"}}),
     ),
 )
