@@ -48,9 +48,8 @@ def fuse(model: ir.Model, target: Optimize, *, packs_weights: bool = True) -> No
     for step in (*_steps(target), *(_cpu_steps() if target == "cpu" else _contrib_steps(target)), *_last_steps()):
         step(model)
     if packs_weights and any(str(value.name).startswith("past_") for value in model.graph.inputs):
-        PackedLinearPass(WIDEST if target == "cpu" else None)(
-            model
-        )  # for one token; of many, the copies of Split cost more
+        widest = WIDEST if target == "cpu" else None
+        PackedLinearPass(widest)(model)  # for one token; of many, the copies of Split cost more
         RemoveUnusedNodesPass()(model)
     if target == "cpu":
         model.opset_imports[""] = max(FUSED_OPSET, model.opset_imports[""])
