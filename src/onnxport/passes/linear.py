@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxport.passes.scopes import node_like
+from onnxport.passes.scopes import node_like, replace_node
 from onnxport.weights.parameters import ParameterTensor
 
 SMALLEST = 16
@@ -136,14 +136,9 @@ def _to_gemm(graph: ir.Graph, node: ir.Node, weight: ir.Value, shapes: _Shapes) 
         nodes.append(node_like("Reshape", [nodes[1].outputs[0], nodes[2].outputs[0]], node))
     else:
         nodes.append(node_like("Gemm", inputs, node, {"transB": 1}))
-    new = nodes[-1].outputs[0]
-    old = last.outputs[0]
-    new.shape, new.type = old.shape, old.type
-    graph.insert_after(last, nodes)
-    if old.is_graph_output():
-        new.name = old.name
-    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-    graph.remove([last] if last is node else [last, node], safe=True)
+    replace_node(last, nodes)
+    if last is not node:
+        graph.remove(node, safe=True)
 
 
 def _bias(product: ir.Value) -> tuple[ir.Node, ir.Value | None]:

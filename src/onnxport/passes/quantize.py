@@ -23,7 +23,7 @@ import onnx_ir.passes.common as common_passes
 
 from onnxport.passes.linear import SMALLEST, chooses_experts
 from onnxport.passes.quantization_plan import QuantizedMatrix, Stored, joined
-from onnxport.passes.scopes import node_like
+from onnxport.passes.scopes import node_like, replace_node
 from onnxport.weights.building import cut, transpose
 from onnxport.weights.expressions import Concatenate, Expression
 from onnxport.weights.parameters import Parameter, ParameterTensor, parameters_of
@@ -214,7 +214,8 @@ class QuantizePass(ir.passes.InPlacePass):
                     model.opset_imports.setdefault(MICROSOFT, 1)
                 else:
                     new = _row_nodes(use, tensors, matrix.scheme, activations, is_shared=len(uses) > 1)
-                _replace(use.node, new)
+                _name(new, str(use.node.outputs[0].name))
+                replace_node(use.node, new)
         if found:
             common_passes.RemoveUnusedNodesPass()(model)
         return ir.passes.PassResult(model, modified=bool(found))
@@ -431,19 +432,6 @@ def _with_bias(nodes: list[ir.Node], product: ir.Node) -> list[ir.Node]:
     """Add the bias of a `Gemm`."""
     bias = product.inputs[2] if product.op_type == "Gemm" and len(product.inputs) > 2 else None
     return nodes if bias is None else [*nodes, node_like("Add", [nodes[-1].outputs[0], bias], product)]
-
-
-def _replace(old: ir.Node, nodes: list[ir.Node]) -> None:
-    """Replace a node by others, the last of which computes its output."""
-    before, after, graph = old.outputs[0], nodes[-1].outputs[0], old.graph
-    assert graph is not None, "the node is in a graph"
-    after.shape, after.type = before.shape, before.type
-    _name(nodes, str(before.name))
-    graph.insert_after(old, nodes)
-    if before.is_graph_output():
-        after.name = before.name
-    ir.convenience.replace_all_uses_with(before, after, replace_graph_outputs=True)
-    graph.remove(old, safe=True)
 
 
 def _name(nodes: list[ir.Node], stem: str) -> None:

@@ -1,4 +1,4 @@
-"""Read the modules in which a node was traced from the engine's metadata, and create nodes with the same."""
+"""Read the modules in which a node was traced from the engine's metadata, and replace it by nodes with the same."""
 
 from __future__ import annotations
 
@@ -40,3 +40,22 @@ def node_like(
     scope = like.metadata_props.get(SCOPES)
     metadata = {SCOPES: scope} if scope else None
     return ir.node(operator, inputs, attributes or {}, domain=domain, metadata_props=metadata)
+
+
+def replace_node(old: ir.Node, nodes: Sequence[ir.Node]) -> None:
+    """Replace a node with one output by others, the last of which computes that output.
+
+    Args:
+        old: a node of a graph, or of the body of a loop.
+        nodes: new nodes, which are inserted after it, in order.
+    """
+    import onnx_ir as ir
+
+    before, after, graph = old.outputs[0], nodes[-1].outputs[0], old.graph
+    assert graph is not None, "the node is in a graph"
+    after.shape, after.type = before.shape, before.type
+    graph.insert_after(old, nodes)
+    if before.is_graph_output():
+        after.name = before.name
+    ir.convenience.replace_all_uses_with(before, after, replace_graph_outputs=True)
+    graph.remove(old, safe=True)

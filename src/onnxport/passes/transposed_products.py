@@ -14,7 +14,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from onnxport.passes.scopes import node_like
+from onnxport.passes.scopes import node_like, replace_node
 
 _HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
@@ -26,7 +26,7 @@ class TransposedProductPass(ir.passes.InPlacePass):
         """Rewrite a graph in place."""
         found = [node for node in model.graph if _crashes(node)]
         for product in found:
-            _exchange(model.graph, product)
+            _exchange(product)
         if found:
             RemoveUnusedNodesPass()(model)
         return ir.passes.PassResult(model, modified=bool(found))
@@ -54,8 +54,8 @@ def _transpose(product: ir.Node) -> ir.Node | None:
     return node if node is not None and node.op_type == "Transpose" else None
 
 
-def _exchange(graph: ir.Graph, product: ir.Node) -> None:
-    transpose, left, old = _transpose(product), product.inputs[0], product.outputs[0]
+def _exchange(product: ir.Node) -> None:
+    transpose, left, shape = _transpose(product), product.inputs[0], product.outputs[0].shape
     assert transpose is not None and left is not None
     axes, source, nodes = transpose.attributes.get_ints("perm"), transpose.inputs[0], []
     if left.producer() is not transpose:
@@ -65,12 +65,8 @@ def _exchange(graph: ir.Graph, product: ir.Node) -> None:
     nodes.append(node_like("MatMul", [source, product.inputs[1]], product))
     nodes.append(node_like("Transpose", [nodes[-1].outputs[0]], product))
     nodes[-1].attributes["perm"] = transpose.attributes["perm"]
-    before, new = nodes[-2].outputs[0], nodes[-1].outputs[0]
-    new.shape, new.type, before.type = old.shape, old.type, old.type
-    if old.shape is not None:
-        before.shape = ir.Shape([old.shape[axes.index(axis)] for axis in range(len(axes))])
-    graph.insert_after(product, nodes)
-    if old.is_graph_output():
-        new.name = old.name
-    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-    graph.remove(product, safe=True)
+    untransposed = nodes[-2].outputs[0]
+    untransposed.type = product.outputs[0].type
+    if shape is not None:
+        untransposed.shape = ir.Shape([shape[axes.index(axis)] for axis in range(len(axes))])
+    replace_node(product, nodes)

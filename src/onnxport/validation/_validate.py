@@ -24,7 +24,6 @@ from onnxport.weights.quantization import BlockScheme, quantized_already
 
 if TYPE_CHECKING:
     from onnxport.checkpoint.checkpoint import Checkpoint
-    from onnxport.runtime.directory import Directory
 
 
 @exclusive()
@@ -93,7 +92,7 @@ def _validate_precision(
     from onnxport.blueprints.image_processing import find_image_processing, taking_images
     from onnxport.blueprints.subject import subject_of
     from onnxport.description.tolerances import tolerance_of
-    from onnxport.validation.exported import compare_use, proved_or_skipped, request_for
+    from onnxport.validation.exported import compare_use, open_export, proved_or_skipped, request_for, uses_export
     from onnxport.validation.image_processing import compare_image_processing
     from onnxport.validation.memory import choose_strategy
     from onnxport.validation.original import original_model
@@ -102,8 +101,8 @@ def _validate_precision(
     options = replace(options, dtype=float_dtype_of(dtype))
     subject, plan = subject_of(checkpoint, options), _quantization(manifest, dtype, directory)
     strategy = choose_strategy(checkpoint, options.validation, reducible=False)
-    is_used = options.validate == "full" and strategy.name == "whole"
-    export = _opened(directory, dtype) if plan or is_used else None
+    is_used = uses_export(options, strategy)
+    export = open_export(directory, dtype) if plan or is_used else None
     casts = manifest.options.get("io_dtype") is not None
     named = dtype if plan or len(manifest.dtypes) > 1 else ""
     with original_model(checkpoint, subject.model_class, options.checkpoint, strategy, quantized=plan) as (model, note):
@@ -132,15 +131,6 @@ def _validate_precision(
             yield of_precision(used, named)
         if processing is not None:
             yield compare_image_processing(subject, processing, described.graphs[0].opset, proved)
-
-
-def _opened(directory: Path, dtype: Dtype) -> Directory:
-    """Return the export, to run the graphs of one precision a few times."""
-    from onnxport.runtime.directory import Directory
-    from onnxport.runtime.settings import RunSettings
-    from onnxport.validation.sessions import few_runs
-
-    return Directory(directory, RunSettings(session_options=few_runs(), dtype=dtype, exact=True))
 
 
 @dataclass(frozen=True)

@@ -39,10 +39,10 @@ def compare(
         return _failed(name, graph, problem)
     unequal = ~((a == b) | (np.isnan(a) & np.isnan(b)))
     finite = np.isfinite(a) & np.isfinite(b)
-    if bool((unequal & ~finite).any()):
-        where = [side for side, values in (("PyTorch", a), ("the graph", b)) if not np.isfinite(values[unequal]).all()]
-        count = int((unequal & ~finite).sum())
-        return _failed(name, graph, f"{count} of {a.size} values are NaN or infinite in {' or '.join(where)} alone")
+    odd = unequal & ~finite
+    if bool(odd.any()):
+        sides = [side for side, values in (("PyTorch", a), ("the graph", b)) if not np.isfinite(values[odd]).all()]
+        return _failed(name, graph, f"{odd.sum()} of {a.size} values are NaN or infinite in {' or '.join(sides)} alone")
     difference = np.where(finite, np.abs(a - b, where=finite, out=np.zeros_like(a)), 0.0)
     magnitude = np.abs(np.where(finite, a, 0.0))
     max_abs = float(difference.max(initial=0.0))

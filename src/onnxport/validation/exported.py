@@ -21,7 +21,7 @@ from onnxport.description.arguments import overridden
 from onnxport.description.description import Description, GraphDescription
 from onnxport.description.tolerances import Tolerance, tolerance_of
 from onnxport.errors import NoKernelError
-from onnxport.options import ExportOptions, Progress, ValidationOptions
+from onnxport.options import Dtype, ExportOptions, Progress, ValidationOptions
 from onnxport.runtime.directory import Directory
 from onnxport.runtime.settings import RunSettings
 from onnxport.validation.digests import compare_tensors, merged_digests
@@ -78,9 +78,8 @@ def validate_export(
         note,
     ):
         described = original.describe(bound.blueprint.description, model)
-        is_used = options.validate == "full" and strategy.name == "whole"
-        settings = RunSettings(session_options=few_runs(), dtype=bound.precision.name, exact=True)
-        export = Directory(written.directory, settings) if is_used or bound.quantized else None
+        is_used = uses_export(options, strategy)
+        export = open_export(written.directory, bound.precision.name) if is_used or bound.quantized else None
         for graph, file in zip(described.graphs, bound.models, strict=True):
             casts = options.io_dtype is not None
             request = request_for(graph, model, written.directory, strategy)
@@ -197,6 +196,16 @@ def _with_adapter(
             prove(request, options.validate, tolerance_of(graph, options.validation), report)
             for request, graph in zip(requests, graphs.values(), strict=True)
         ]
+
+
+def uses_export(options: ExportOptions, strategy: Strategy) -> bool:
+    """Return whether `compare_use` is run: it needs all weights in memory."""
+    return options.validate == "full" and strategy.name == "whole"
+
+
+def open_export(directory: Path, dtype: Dtype) -> Directory:
+    """Return an export, to run the graphs of one precision a few times."""
+    return Directory(directory, RunSettings(session_options=few_runs(), dtype=dtype, exact=True))
 
 
 def compare_use(
