@@ -60,6 +60,19 @@ def test_another_token_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not (tmp_path / "out").exists()
 
 
+def test_a_token_whose_logit_rounding_changes_may_be_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Second(Decoder):
+        def step(self, feed: Any, cache: Any, prefix: int = 0) -> Any:
+            return -super().step(feed, cache, prefix)
+
+    monkeypatch.setattr(tokens, "Decoder", Second)
+    monkeypatch.setattr(
+        "onnxport.validation.own_rounding.allowed_in_any_case", lambda *_: dict.fromkeys(("logits",), 1e9)
+    )
+    checkpoint = checkpoint_of(transformers.LlamaForCausalLM, tmp_path)
+    onnxport.export(checkpoint, tmp_path / "out")
+
+
 def test_a_decoder_without_a_head_takes_its_cache_and_generates_nothing(tmp_path: Path) -> None:
     checkpoint = checkpoint_of(transformers.LlamaModel, tmp_path)
     options = onnxport.ExportOptions(task="feature-extraction-with-past")

@@ -61,6 +61,7 @@ class OmDetTurboOnnxConfig(DerivedOnnxConfig):
         model = model_of(forward)
         for cache in (model.language_cache_class, model.language_cache_prompt):
             cache.cache.clear()
+            cache.current_load = 0  # else the next prompt counts as too many, and one is popped of an empty cache
         mask = arguments["classes_input_ids"].new_ones(arguments["classes_input_ids"].shape)
         return super().run(forward, {**arguments, _MASK: mask})
 

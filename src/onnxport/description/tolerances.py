@@ -35,8 +35,8 @@ class Tolerance:
     Attributes:
         atol: absolute tolerance.
         rtol: tolerance relative to the output's largest finite magnitude.
-        own_rounding: multiple of the original's difference from itself in float32 that a 16-bit output may have in any
-            case; 0 for none.
+        own_rounding: multiple of what rounding changes in the original that an output may differ by in any case, see
+            `onnxport.validation.own_rounding`; 0 for none.
     """
 
     atol: float
