@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
@@ -10,6 +12,7 @@ import pytest
 from onnxport.options import Dtype, QuantizeOptions
 from onnxport.passes.quantization_plan import QuantizedMatrix
 from onnxport.passes.quantize import QuantizePass
+from onnxport.runtime.exact import comparable_form
 from onnxport.weights.expressions import NO_FILES, InMemory
 from onnxport.weights.parameters import ParameterTensor, substituted
 from onnxport.weights.precision import precisions_of
@@ -40,7 +43,7 @@ def recurrent() -> ir.Model:
 
 
 @pytest.mark.parametrize("dtype", ["q4", "q8", "uint8"])
-def test_matrices_in_the_body_of_a_loop_are_quantized(dtype: Dtype) -> None:
+def test_matrices_in_the_body_of_a_loop_are_quantized(dtype: Dtype, tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     weight = generator.standard_normal((SIZE, SIZE)).astype(np.float32)
     (precision,) = precisions_of((dtype,), QuantizeOptions(), is_quantized=False)
@@ -55,8 +58,12 @@ def test_matrices_in_the_body_of_a_loop_are_quantized(dtype: Dtype) -> None:
         if isinstance(value.const_value, ParameterTensor):
             expression = substituted(value.const_value.expression, lambda _: InMemory(weight))
             value.const_value = ir.tensor(expression.evaluate(NO_FILES), name=value.name)
-    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString())
+    ir.save(model, tmp_path / "model.onnx")
     x = generator.standard_normal((3, 2, SIZE)).astype(np.float32)
     dequantized = quantized(InMemory(weight.T), precision.scheme).evaluate(NO_FILES).T
     expected = x @ dequantized @ dequantized
-    np.testing.assert_allclose(session.run(None, {"x": x})[0], expected, atol=0.05 * np.abs(expected).max())
+    rounded = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {"x": x})[0]
+    np.testing.assert_allclose(rounded, expected, atol=0.05 * np.abs(expected).max())
+    exact = comparable_form(tmp_path / "model.onnx", onnxruntime.SessionOptions())
+    (found,) = onnxruntime.InferenceSession(exact).run(None, {"x": x})
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())

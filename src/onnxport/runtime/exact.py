@@ -39,10 +39,19 @@ def comparable_form(file: Path, options: onnxruntime.SessionOptions) -> bytes:
     except RuntimeError:  # it isn't set yet; ONNX Runtime warns if it is set twice
         options.add_session_config_entry(_FOLDER, str(file.parent))
     model = onnx.ModelProto.FromString(outline(file))
-    nodes = [new for node in model.graph.node for new in _exact(node)]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+    _replace_nodes(model.graph)
     return bytes(model.SerializeToString())
+
+
+def _replace_nodes(graph: onnx.GraphProto) -> None:
+    """Replace the nodes of a graph and of the bodies of its loops and branches."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _replace_nodes(attribute.g)
+    nodes = [new for node in graph.node for new in _exact(node)]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _exact(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
