@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from transformers import BertConfig, LongT5Config, MistralConfig, RobertaConfig, RobertaModel
+from transformers import (
+    BertConfig,
+    IBertConfig,
+    IBertModel,
+    LongT5Config,
+    MistralConfig,
+    RobertaConfig,
+    RobertaModel,
+)
 
 from onnxport.description.lengths import long_length, positions_of, window_of
 
@@ -25,10 +35,11 @@ def test_positions_of_sub_configurations_count() -> None:
     assert positions_of(BertConfig(max_position_embeddings=64)) == [64]
 
 
-def test_positions_of_roberta_start_after_the_padding_index() -> None:
+@pytest.mark.parametrize(("model_class", "config_class"), [(RobertaModel, RobertaConfig), (IBertModel, IBertConfig)])
+def test_positions_of_roberta_start_after_the_padding_index(model_class: Any, config_class: Any) -> None:
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    model = RobertaModel(RobertaConfig(vocab_size=16, max_position_embeddings=12, pad_token_id=1, **sizes))
+    model = model_class(config_class(vocab_size=16, max_position_embeddings=12, pad_token_id=1, **sizes))
     assert (window_of(model, 512), window_of(model, 6)) == (10, 6)
     model(torch.full((1, 10), 5))
-    with pytest.raises(RuntimeError, match="out of bounds"):
+    with pytest.raises((RuntimeError, IndexError), match="out of"):
         model(torch.full((1, 11), 5))

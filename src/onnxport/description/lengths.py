@@ -44,7 +44,7 @@ def window_of(model: PreTrainedModel, limit: int) -> int:
         limit: the number that is wanted.
     """
     after_padding: list[int] = [
-        module.num_embeddings - module.padding_idx - 1
+        len(module.weight) - module.padding_idx - 1  # I-BERT's embeddings have no num_embeddings
         for name, module in model.named_modules()
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
     ]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Tensors = Mapping[str, torch.Tensor]
 _HALVES = (torch.float16, torch.bfloat16)
 _RUNS = 4
-"""Runs with other rounding errors; a choice near a tie is the same in one of two of them."""
+"""Runs with other rounding errors: near a tie, each makes the other choice with a probability of one half."""
 
 
 def allowed_in_any_case(
