@@ -37,8 +37,8 @@ def write_atomically(path: Path, *parts: bytes) -> None:
 def remove_abandoned(directory: Path) -> int:
     """Remove the temporary files of killed writers from a directory, and return their total size in bytes."""
     removed = 0
-    with contextlib.suppress(OSError):
-        for entry in os.scandir(directory):
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        for entry in entries:
             if _NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
                 removed += _remove_if_abandoned(Path(entry.path))
     return removed

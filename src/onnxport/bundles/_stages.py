@@ -170,12 +170,18 @@ def _stages_of(output: Path, suffix: str) -> list[Path]:
     """Return the sibling directories of an output that have the name of a stage and belong to this user."""
     pattern = re.compile(rf"\.{re.escape(output.name)}\.\w{{8}}{re.escape(suffix)}")
     stages = []
-    with contextlib.suppress(OSError):
-        for entry in os.scandir(output.parent):
-            is_owned = entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == _user_id()
-            if is_owned and pattern.fullmatch(entry.name):
+    with contextlib.suppress(OSError), os.scandir(output.parent) as entries:
+        for entry in entries:
+            if pattern.fullmatch(entry.name) and _is_own_directory(entry):
                 stages.append(Path(entry.path))
     return stages
+
+
+def _is_own_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == _user_id()
+    except OSError:  # another export removed it meanwhile
+        return False
 
 
 def _user_id() -> int:
