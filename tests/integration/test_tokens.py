@@ -61,14 +61,12 @@ def test_another_token_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_token_whose_logit_rounding_changes_may_be_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Second(Decoder):
+    class Least(Decoder):
         def step(self, feed: Any, cache: Any, prefix: int = 0) -> Any:
             return -super().step(feed, cache, prefix)
 
-    monkeypatch.setattr(tokens, "Decoder", Second)
-    monkeypatch.setattr(
-        "onnxport.validation.own_rounding.allowed_in_any_case", lambda *_: dict.fromkeys(("logits",), 1e9)
-    )
+    monkeypatch.setattr(tokens, "Decoder", Least)
+    monkeypatch.setattr("onnxport.validation.own_rounding.allowed_in_any_case", lambda *_: {"logits": 1e9})
     checkpoint = checkpoint_of(transformers.LlamaForCausalLM, tmp_path)
     onnxport.export(checkpoint, tmp_path / "out")
 

@@ -35,11 +35,19 @@ def test_positions_of_sub_configurations_count() -> None:
     assert positions_of(BertConfig(max_position_embeddings=64)) == [64]
 
 
-@pytest.mark.parametrize(("model_class", "config_class"), [(RobertaModel, RobertaConfig), (IBertModel, IBertConfig)])
-def test_positions_of_roberta_start_after_the_padding_index(model_class: Any, config_class: Any) -> None:
+@pytest.mark.parametrize(
+    ("model_class", "config_class", "error", "message"),
+    [
+        (RobertaModel, RobertaConfig, RuntimeError, "out of bounds"),
+        (IBertModel, IBertConfig, IndexError, "out of range"),
+    ],
+)
+def test_positions_of_roberta_start_after_the_padding_index(
+    model_class: Any, config_class: Any, error: type[Exception], message: str
+) -> None:
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     model = model_class(config_class(vocab_size=16, max_position_embeddings=12, pad_token_id=1, **sizes))
     assert (window_of(model, 512), window_of(model, 6)) == (10, 6)
     model(torch.full((1, 10), 5))
-    with pytest.raises((RuntimeError, IndexError), match="out of"):
+    with pytest.raises(error, match=message):
         model(torch.full((1, 11), 5))

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from onnxport.architectures.vits import ARCHITECTURES
 from onnxport.runtime.exact import comparable_form
-from onnxport.tracing.random_numbers import ConstantDraws
+from onnxport.tracing.comparable import ComparableFunctions
 
 
 @pytest.mark.parametrize(("mean", "scale"), [(0.0, 1.0), (3.0, 0.25)])
@@ -24,20 +24,20 @@ def test_a_graph_and_its_model_draw_the_same(mean: float, scale: float, tmp_path
     options = onnxruntime.SessionOptions()
     session = onnxruntime.InferenceSession(comparable_form(tmp_path / "model.onnx", options), options)
     array = np.zeros((2, 3), dtype=np.float32)
-    with ConstantDraws():
+    with ComparableFunctions():
         expected = mean + scale * torch.randn_like(torch.from_numpy(array))
     np.testing.assert_allclose(session.run(None, {"values": array})[0], expected.numpy())
 
 
 def test_example_inputs_stay_random() -> None:
     generator = torch.Generator().manual_seed(0)
-    with ConstantDraws():
+    with ComparableFunctions():
         assert torch.randn(8, generator=generator).std() > 0
 
 
 def test_of_categories_the_first_possible_ones_are_drawn() -> None:
     weights = torch.tensor([[0.0, 0.2, 0.0, 0.5, 0.3]])
-    with ConstantDraws():
+    with ComparableFunctions():
         assert torch.multinomial(weights, 2).tolist() == [[1, 3]]
 
 

@@ -2,7 +2,7 @@
 
 Quantized graphs compute with floating-point activations: with 8-bit ones, a rounding error of float32 decides ties
 otherwise, and an `accuracy_level` of 4 changes the outputs by 5e-3 of the largest one. Tolerances for that would hide a
-wrong graph. Random numbers are a constant, as in `tracing.random_numbers`.
+wrong graph. Random numbers are a constant, as in `tracing.comparable`.
 """
 
 from __future__ import annotations

@@ -74,13 +74,11 @@ def run_original(model: PreTrainedModel, examples: Examples, layout: Layout) -> 
 def run_tensors(model: PreTrainedModel, examples: Examples, layout: Layout) -> dict[str, torch.Tensor]:
     """Run a model, whose state isn't changed, and return its outputs by flat name.
 
-    Random numbers are constants, and grids are sampled in float32; see `tracing.random_numbers` and
-    `tracing.grid_sample`.
+    Random numbers are constants, and grids are sampled in float32; see `tracing.comparable`.
     """
     import torch
 
-    from onnxport.tracing.grid_sample import GridSampleInFloat32
-    from onnxport.tracing.random_numbers import ConstantDraws
+    from onnxport.tracing.comparable import ComparableFunctions
 
     device = next(model.parameters()).device
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
@@ -88,13 +86,7 @@ def run_tensors(model: PreTrainedModel, examples: Examples, layout: Layout) -> d
         name: tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
         for name, tensor in layout.flat.items()
     }
-    with (
-        torch.no_grad(),
-        overridden(model, examples.config),
-        preserving_state(model),
-        ConstantDraws(),
-        GridSampleInFloat32(),
-    ):
+    with torch.no_grad(), overridden(model, examples.config), preserving_state(model), ComparableFunctions():
         return call(model, examples.config, layout, flat)
 
 

@@ -384,11 +384,10 @@ def _with_leading_placeholders(config: PreTrainedConfig, encoded: dict[str, Any]
 def _run(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     import torch
 
-    from onnxport.tracing.grid_sample import GridSampleInFloat32
-    from onnxport.tracing.random_numbers import ConstantDraws
+    from onnxport.tracing.comparable import ComparableFunctions
 
     noise = {"sample": False} if "sample" in inspect.signature(type(model).forward).parameters else {}
-    with torch.no_grad(), ConstantDraws(), GridSampleInFloat32(), patching(*attention_restored(model)):
+    with torch.no_grad(), ComparableFunctions(), patching(*attention_restored(model)):
         result = call_forward(model, {**inputs, **noise})
         if hasattr(model, HEAD):
             result = getattr(model, HEAD).results(result, inputs)
